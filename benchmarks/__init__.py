@@ -1,0 +1,1 @@
+"""Benchmarks: graphopt against the original model and ONNX Runtime's own quantizer, in one run."""

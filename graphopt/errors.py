@@ -1,0 +1,66 @@
+"""Every error that graphopt raises on purpose, and the exit code that the command line gives for it.
+
+::
+
+    GraphoptError                 4  (a bug, unless a subclass says otherwise)
+    ├── UsageError                2  wrong option, unknown target or pass
+    ├── ModelError                3  the model cannot be read
+    │   ├── UnsafeModelError      3  the model points outside its folder, or lies about its data
+    │   └── UnsupportedModelError 3  the model is sound, but graphopt cannot treat it
+    ├── DataError                 3  calibration or evaluation data cannot be read or does not fit
+    ├── OutputError               3  the result cannot be written
+    ├── GateError                 1  a promise (accuracy, latency, size) does not hold
+    └── PassError                 4  a pass broke the graph; names the pass
+
+A message says what was wrong, in which file and node, and what to do.
+"""
+
+
+class GraphoptError(Exception):
+    """Base of all errors raised on purpose; ``exit_code`` is what the command line exits with."""
+
+    exit_code = 4
+
+
+class UsageError(GraphoptError):
+    """A wrong option, or an unknown target, pass or metric."""
+
+    exit_code = 2
+
+
+class ModelError(GraphoptError):
+    """The model cannot be read."""
+
+    exit_code = 3
+
+
+class UnsafeModelError(ModelError):
+    """The model refers to data outside its folder, or its data does not fit the file."""
+
+
+class UnsupportedModelError(ModelError):
+    """The model is sound, but holds something that graphopt cannot carry through unharmed."""
+
+
+class DataError(GraphoptError):
+    """Calibration or evaluation data cannot be read or does not fit the model."""
+
+    exit_code = 3
+
+
+class OutputError(GraphoptError):
+    """The result cannot be written."""
+
+    exit_code = 3
+
+
+class GateError(GraphoptError):
+    """No candidate held the gates; nothing was written."""
+
+    exit_code = 1
+
+
+class PassError(GraphoptError):
+    """A pass failed or left an invalid graph; a bug in the pass."""
+
+    exit_code = 4

@@ -1,0 +1,128 @@
+"""What a pass is.
+
+A pass is a frozen dataclass whose fields are its options. There are two kinds:
+
+- an *exact* pass edits a graph in place; the result equals the original to float rounding. Run twice, it
+  changes nothing the second time.
+- an *approximate* pass proposes candidate models, the fastest first and each later one gentler. The pipeline judges
+  each against the original and takes the first that holds the gates; what the pass learned on the way (calibration
+  statistics, sensitivities) lives in its generator.
+
+Passes know nothing of the pipeline, of target names or of the command line. Facts about the hardware reach them
+through ``Context.hardware``; everything else that is not in the graph through the other fields of ``Context``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_graphsurgeon as gs
+
+from graphopt.targets.schema import Hardware
+
+Array: TypeAlias = npt.NDArray[Any]
+Feed: TypeAlias = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A place that a pass left alone, and why, in words a user can act on."""
+
+    where: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class PassReport:
+    """What one application of a pass did. The runner adds time, sizes and the outcome.
+
+    Attributes:
+        changes: how many edits were made; 0 means that the graph is as it was.
+        skipped: places left alone with the reason.
+        details: further figures of the pass, JSON-ready.
+    """
+
+    changes: int
+    skipped: tuple[Skip, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a pass may use beside the graph.
+
+    Attributes:
+        hardware: facts about the target.
+        calibration: samples for statistics and refits, re-iterable; each item feeds the model once (leading axis: the
+            batch). None where no data was given.
+        selection: samples for choices (sensitivity, back-off), disjoint from ``calibration``; None likewise.
+        seed: seed of everything random.
+        threads: intra-op threads that latency is judged at.
+        progress: called with (what, done, total); total 0 when unknown.
+    """
+
+    hardware: Hardware
+    calibration: Iterable[Feed] | None = None
+    selection: Iterable[Feed] | None = None
+    seed: int = 0
+    threads: int = 1
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One model that an approximate pass proposes.
+
+    Attributes:
+        model: the whole model, valid on its own.
+        report: what was done to reach it.
+        label: a few words that tell this candidate from its siblings, e.g. ``'all int8'``.
+    """
+
+    model: onnx.ModelProto
+    report: PassReport
+    label: str = ""
+
+
+class ExactPass(Protocol):
+    """Edits a graph in place without changing what it computes, beyond float rounding."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    exact: ClassVar[bool]
+
+    def apply(self, graph: gs.Graph, context: Context) -> PassReport:
+        """Edit ``graph`` in place. May raise; the runner then rolls back."""
+
+
+class ApproximatePass(Protocol):
+    """Proposes models that are faster and not quite equal."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    exact: ClassVar[bool]
+    needs: ClassVar[frozenset[str]]
+
+    def candidates(self, model: onnx.ModelProto, context: Context) -> Iterator[Candidate]:
+        """Yield candidates, the preferred first; the caller stops at the first that holds the gates."""
+
+
+Pass: TypeAlias = ExactPass | ApproximatePass
+
+__all__ = [
+    "ApproximatePass",
+    "Array",
+    "Candidate",
+    "Context",
+    "ExactPass",
+    "Feed",
+    "Pass",
+    "PassReport",
+    "Skip",
+    "np",
+]
