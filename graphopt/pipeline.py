@@ -1,0 +1,136 @@
+"""Runs passes one after the other and finds the first result that holds every gate.
+
+When all passes have had their turn, a verdict is drawn on samples that no choice has seen. If it is against the
+model, the search goes on where it left off: the next candidate of the last approximate pass, then the model without
+that pass, then the same for the pass before it; in the end the model of the exact passes alone, and the original.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import onnx
+
+from graphopt.passes.base import Pass
+from graphopt.report.schema import Stage
+from graphopt.stages import StageRunner, Step, is_approximate, is_exact
+
+# How often the evaluation samples are looked at for one result. Each look is a choice, if only between yes and no: on
+# the last one only the model of the exact passes is left to answer for.
+MAX_VERDICTS = 6
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A model on which every pass has had its turn.
+
+    Attributes:
+        model: the model.
+        stages: one for each pass, in order.
+        warnings: what the user should know.
+        refusal: why it does not hold the gates; None when it does.
+    """
+
+    model: onnx.ModelProto
+    stages: tuple[Stage, ...]
+    warnings: tuple[str, ...] = ()
+    refusal: str | None = None
+
+
+@dataclass(frozen=True)
+class _Level:
+    """The outcomes of one pass that are still to come, and why those that came did not hold."""
+
+    outcomes: Iterator[Step]
+    refusals: list[str]
+
+
+def search(original: onnx.ModelProto, passes: Sequence[Pass], runner: StageRunner) -> Attempt:
+    """Return the first attempt that holds the gates; where none does, the first one made, with its refusal.
+
+    Args:
+        original: the model that everything is judged against; it is not edited.
+        passes: in the order they run.
+        runner: runs one pass.
+
+    Raises:
+        DataError: the data do not fit the model.
+        UsageError: an option of a pass does not fit the model.
+    """
+    verdicts: list[str] = []
+    warnings: list[str] = []
+    first: Attempt | None = None
+    for attempt, level in _attempts(original, passes, runner, give_up=lambda: len(verdicts) >= MAX_VERDICTS - 1):
+        if level is not None and len(verdicts) >= MAX_VERDICTS - 1:
+            level.refusals.append("given up: the evaluation samples had been looked at often enough")
+            continue
+        refusal = runner.judge.verdict(attempt.model)
+        if refusal is None:
+            return replace(attempt, warnings=(*attempt.warnings, *warnings))
+        verdicts.append(refusal)
+        first = first or replace(attempt, refusal=refusal)
+        if level is not None:
+            level.refusals.append(f"{refusal} on the evaluation samples")
+            taken = " and ".join(_taken(passes, attempt.stages))
+            warnings.append(f"the result with {taken} was given up on the evaluation samples: {refusal}")
+    assert first is not None, "every walk ends with the model of the exact passes"
+    if first.model is original or runner.judge.verdict(original) is not None:
+        return first
+    return _undone(original, first, warnings)
+
+
+def _attempts(
+    original: onnx.ModelProto, passes: Sequence[Pass], runner: StageRunner, give_up: Callable[[], bool]
+) -> Iterator[tuple[Attempt, _Level | None]]:
+    """Walk the tree of outcomes depth first; yield each leaf with the last level that took an approximate candidate."""
+    levels: list[_Level] = []
+    steps: list[Step] = []
+    while True:
+        current = steps[-1].model if steps else original
+        if len(steps) < len(passes):
+            refusals: list[str] = []
+            levels.append(_Level(_outcomes(passes[len(steps)], current, runner, refusals, give_up), refusals))
+        else:
+            stages = tuple(step.stage for step in steps)
+            warnings = tuple(warning for step in steps for warning in step.warnings)
+            taken = [level for one, level, stage in zip(passes, levels, stages, strict=True) if _is_taken(one, stage)]
+            yield Attempt(current, stages, warnings), taken[-1] if taken else None
+        step = None
+        while levels and step is None:
+            del steps[len(levels) - 1 :]
+            step = next(levels[-1].outcomes, None)
+            if step is None:
+                levels.pop()
+        if step is None:
+            return
+        steps.append(step)
+
+
+def _outcomes(
+    one: Pass, current: onnx.ModelProto, runner: StageRunner, refusals: list[str], give_up: Callable[[], bool]
+) -> Iterator[Step]:
+    if is_exact(one):
+        yield runner.exact(one, current)
+    else:
+        assert is_approximate(one)
+        yield from runner.approximate(one, current, refusals, give_up)
+
+
+def _is_taken(one: Pass, stage: Stage) -> bool:
+    """Whether the stage left an approximation in the model."""
+    return not one.exact and stage.status in ("applied", "backed_off") and stage.changes > 0
+
+
+def _taken(passes: Sequence[Pass], stages: Sequence[Stage]) -> list[str]:
+    return [stage.name for one, stage in zip(passes, stages, strict=True) if _is_taken(one, stage)]
+
+
+def _undone(original: onnx.ModelProto, attempt: Attempt, warnings: Sequence[str]) -> Attempt:
+    reason = f"the result of the passes does not hold: {attempt.refusal}"
+    stages = tuple(
+        replace(stage, status="rolled_back", changes=0, reason=reason) if stage.changes else stage
+        for stage in attempt.stages
+    )
+    answer = f"{reason}; the answer is the original model"
+    return Attempt(original, stages, (*attempt.warnings, *warnings, answer))

@@ -1,0 +1,222 @@
+"""Runs one pass on one model and says what became of it.
+
+An exact pass has one outcome: applied, or rolled back because it failed, left an invalid graph or changed the
+outputs. An approximate pass has several, in the order of preference: each candidate that holds on the selection
+samples, and last the model without the pass. Checkpoints are ModelProtos, which nothing edits: every pass gets a
+fresh import.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeGuard
+
+import onnx
+
+from graphopt.errors import DataError, UsageError
+from graphopt.graph import export_graph, import_graph, verify
+from graphopt.graph.cost import cost
+from graphopt.passes.base import ApproximatePass, Candidate, Context, ExactPass, Pass, PassReport
+from graphopt.report.schema import Stage, Status
+
+log = logging.getLogger(__name__)
+
+# Errors that are the user's to mend; everything else that a pass raises costs only that pass.
+PROPAGATED = (DataError, UsageError)
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def is_exact(one: Pass) -> TypeGuard[ExactPass]:
+    """Tell a pass that edits in place and must not change the outputs."""
+    return one.exact
+
+
+def is_approximate(one: Pass) -> TypeGuard[ApproximatePass]:
+    """Tell a pass that proposes candidates."""
+    return not one.exact
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one candidate was found to be on the selection samples.
+
+    Attributes:
+        problem: why it does not hold, with the figures; None when it holds.
+        metric: its accuracy; None where it was not measured.
+        latency_ms: median of one call; None where it was not measured.
+    """
+
+    problem: str | None
+    metric: float | None = None
+    latency_ms: float | None = None
+
+
+class Judge(Protocol):
+    """Answers for data, clocks and gates, of which the passes and their runner know nothing."""
+
+    def why_different(self, before: onnx.ModelProto, after: onnx.ModelProto) -> str | None:
+        """Say how the outputs of ``after`` differ from those of ``before`` beyond rounding; None: they do not."""
+
+    def why_unjudged(self, needs: frozenset[str]) -> str | None:
+        """Say why an approximate pass cannot be run or judged (no data, say); None: it can."""
+
+    def trial(self, candidate: onnx.ModelProto, current: onnx.ModelProto) -> Trial:
+        """Judge a candidate: accuracy against the original, speed against the model without it."""
+
+    def verdict(self, model: onnx.ModelProto) -> str | None:
+        """Look at the evaluation samples and say why the model does not hold the gates; None: it does."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One outcome of one pass: the model after it, and what to tell of it."""
+
+    model: onnx.ModelProto
+    stage: Stage
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StageRunner:
+    """What every stage of a run shares.
+
+    Attributes:
+        context: what the passes may use.
+        judge: answers for data, clocks and gates.
+        shapes: fixed shapes of dynamic inputs, for the figures of each stage.
+    """
+
+    context: Context
+    judge: Judge
+    shapes: Shapes | None = None
+
+    def exact(self, one: ExactPass, current: onnx.ModelProto) -> Step:
+        """Apply an exact pass, and prove that it was one.
+
+        Raises:
+            DataError: the data do not fit the model.
+            UsageError: an option of the pass does not fit the model.
+        """
+        started = time.perf_counter()
+        self.context.progress(one.name, 0, 0)
+        try:
+            work = import_graph(current)
+            report = one.apply(work.gs, self.context)
+            if not report.changes:
+                return Step(current, self._stage(one.name, "applied", "nothing to do", current, started, report=report))
+            changed = export_graph(work)
+            verify(changed)
+            difference = self.judge.why_different(current, changed)
+        except PROPAGATED:
+            raise
+        except Exception as error:  # a pass that fails costs only itself; the report names it
+            return self._failed(one.name, error, current, started)
+        if difference:
+            reason = f"it changed the outputs: {difference}"
+            stage = self._stage(one.name, "rolled_back", reason, current, started, report=report)
+            return Step(current, stage, (f"{one.name} was rolled back: {reason}",))
+        return Step(changed, self._stage(one.name, "applied", "", changed, started, report=report))
+
+    def approximate(
+        self, one: ApproximatePass, current: onnx.ModelProto, refusals: list[str], give_up: Callable[[], bool]
+    ) -> Iterator[Step]:
+        """Yield the model after each candidate that holds, and last the model without the pass.
+
+        Args:
+            one: the pass.
+            current: the model before it.
+            refusals: why earlier candidates do not hold; the caller appends the verdict on the last step.
+            give_up: asked before each candidate; True ends the search for one.
+
+        Raises:
+            DataError: the data do not fit the model.
+            UsageError: an option of the pass does not fit the model.
+        """
+        started = time.perf_counter()
+        self.context.progress(one.name, 0, 0)
+        unjudged = self.judge.why_unjudged(one.needs)
+        if unjudged:
+            yield Step(current, self._stage(one.name, "skipped", unjudged, current, started))
+            return
+        last = PassReport(changes=0)
+        candidates = one.candidates(current, self.context)
+        while not give_up():
+            try:
+                candidate = next(candidates, None)
+                if candidate is None:
+                    break
+                last = candidate.report
+                verify(candidate.model)
+                trial = self.judge.trial(candidate.model, current)
+            except PROPAGATED:
+                raise
+            except Exception as error:  # a pass that fails costs only itself; the report names it
+                yield self._failed(one.name, error, current, started, refusals)
+                return
+            if trial.problem is None:
+                told = len(refusals)
+                yield self._kept(one.name, candidate, trial, refusals, started)
+                refusals[told:] = [_labelled(candidate, refusal) for refusal in refusals[told:]]
+            else:
+                refusals.append(_labelled(candidate, trial.problem))
+        if not refusals:
+            reason = "it found nothing to do"
+            yield Step(current, self._stage(one.name, "applied", reason, current, started, report=last))
+            return
+        reason = "; ".join(refusals)
+        stage = self._stage(one.name, "rolled_back", reason, current, started, report=last)
+        yield Step(current, stage, (f"{one.name} was rolled back: {reason}",))
+
+    def _kept(self, name: str, candidate: Candidate, trial: Trial, refusals: Sequence[str], started: float) -> Step:
+        status: Status = "backed_off" if refusals else "applied"
+        reason = candidate.label
+        if refusals:
+            reason = f"{'; '.join(refusals)}; kept: {candidate.label or 'the next candidate'}"
+        stage = self._stage(name, status, reason, candidate.model, started, report=candidate.report, trial=trial)
+        return Step(candidate.model, stage)
+
+    def _failed(
+        self, name: str, error: Exception, current: onnx.ModelProto, started: float, refusals: Sequence[str] = ()
+    ) -> Step:
+        log.debug("%s failed", name, exc_info=error)
+        text = str(error).strip() or "no message"
+        reason = "; ".join([*refusals, f"it failed with {type(error).__name__}: {text}"])
+        stage = self._stage(name, "rolled_back", reason, current, started)
+        return Step(current, stage, (f"{name} was rolled back: {reason}",))
+
+    def _stage(
+        self,
+        name: str,
+        status: Status,
+        reason: str,
+        model: onnx.ModelProto,
+        started: float,
+        *,
+        report: PassReport | None = None,
+        trial: Trial | None = None,
+    ) -> Stage:
+        figures = cost(model, shapes=self.shapes)
+        details: dict[str, Any] = dict(report.details) if report else {}
+        if report and report.skipped:
+            details["skipped"] = [{"where": skip.where, "reason": skip.reason} for skip in report.skipped]
+        return Stage(
+            name=name,
+            status=status,
+            reason=reason,
+            changes=report.changes if report and status in ("applied", "backed_off") else 0,
+            seconds=round(time.perf_counter() - started, 3),
+            nodes=figures.nodes,
+            parameters=figures.parameters,
+            macs=figures.macs,
+            metric=trial.metric if trial else None,
+            latency_ms=trial.latency_ms if trial else None,
+            details=details,
+        )
+
+
+def _labelled(candidate: Candidate, problem: str) -> str:
+    return f"{candidate.label}: {problem}" if candidate.label else problem
