@@ -28,10 +28,9 @@ _OTHER_KINDS = {
     "QLinearAveragePool QLinearGlobalAveragePool",
     "quantization": "DequantizeLinear DynamicQuantizeLinear QuantizeLinear",
     "data_movement": "Cast CastLike CenterCropPad Col2Im Compress Concat ConcatFromSequence DepthToSpace Expand "
-    "Flatten Gather GatherElements GatherND Identity OneHot Pad QLinearConcat Reshape ReverseSequence Scatter ScatterElements "
-    "ScatterND SequenceAt SequenceConstruct SequenceInsert "
-    "Shape Size Slice SpaceToDepth Split SplitToSequence Squeeze "
-    "Tile Transpose Trilu Unique Unsqueeze NonZero TensorScatter",
+    "Flatten Gather GatherElements GatherND Identity NonZero OneHot Pad QLinearConcat Reshape ReverseSequence Scatter "
+    "ScatterElements ScatterND SequenceAt SequenceConstruct SequenceInsert Shape Size Slice SpaceToDepth Split "
+    "SplitToSequence Squeeze TensorScatter Tile Transpose Trilu Unique Unsqueeze",
     "resize": "AffineGrid GridSample Resize Upsample",
     "reduction": "ArgMax ArgMin CumSum CumProd Hardmax LogSoftmax QLinearSoftmax ReduceL1 ReduceL2 ReduceLogSum "
     "ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Softmax TopK",
