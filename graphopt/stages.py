@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeGuard
 import onnx
 
 from graphopt.errors import DataError, UsageError
-from graphopt.graph import export_graph, import_graph, verify
+from graphopt.graph import export_graph, import_graph, remove_unused, toposort, verify
 from graphopt.graph.cost import cost
 from graphopt.passes.base import ApproximatePass, Candidate, Context, ExactPass, Pass, PassReport
 from graphopt.report.schema import Stage, Status
@@ -108,6 +108,8 @@ class StageRunner:
             report = one.apply(work.gs, self.context)
             if not report.changes:
                 return Step(current, self._stage(one.name, "applied", "nothing to do", current, started, report=report))
+            remove_unused(work.gs)
+            toposort(work.gs)
             changed = export_graph(work)
             verify(changed)
             difference = self.judge.why_different(current, changed)
