@@ -6,7 +6,7 @@ what counts as a multiply-add and ``kinds`` for the kinds of work.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -109,7 +109,7 @@ class ModelCost:
         return tuple(sorted(result, key=lambda k: (-(k.macs or 0), -k.parameters, -k.nodes, k.kind)))
 
 
-def cost(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | None = None, batch: int = 1) -> ModelCost:
+def cost(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = None, batch: int = 1) -> ModelCost:
     """Count parameters, multiply-adds and memory of ``model``; the values of weights are not looked at.
 
     ``shapes`` fixes inputs by name; the first axis of the others, where dynamic, becomes ``batch``. Multiply-adds are

@@ -8,7 +8,7 @@ the standard operator that has the same rule.
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TypeAlias
@@ -81,7 +81,7 @@ class Scope:
     producers: MutableMapping[str, onnx.NodeProto]
 
 
-def scopes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | None = None, batch: int = 1) -> list[Scope]:
+def scopes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = None, batch: int = 1) -> list[Scope]:
     """The main graph and all bodies inside it, with shapes inferred for one concrete size of input.
 
     ``shapes`` fixes the named inputs; of the others, a dynamic first axis becomes ``batch`` and every other dynamic
@@ -91,7 +91,7 @@ def scopes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | None 
     skeleton = _skeleton(model)
     if skeleton.functions:
         skeleton = onnx.inliner.inline_local_functions(skeleton)
-    _fix_inputs(skeleton, _input_shapes(model.graph, dict(shapes or {}), batch))
+    _fix_inputs(skeleton, _input_shapes(model.graph, {k: tuple(v) for k, v in (shapes or {}).items()}, batch))
     inferred = _infer(skeleton)
     stored = _constants(model.graph)
     result: list[Scope] = []

@@ -1,0 +1,149 @@
+"""What a model is: size, work by kind and by layer, and what each pass could do for it. Nothing is run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import onnx
+
+from graphopt.errors import UsageError
+from graphopt.graph.cost import ModelCost, cost
+from graphopt.inspection.opportunities import Opportunity, opportunities
+from graphopt.model import read
+from graphopt.report.schema import ModelFacts, plain
+from graphopt.runtime import TensorSpec, input_specs, output_specs
+from graphopt.targets import load_target
+
+SCHEMA = "graphopt.inspect/1"
+
+ModelSource: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What ``inspect`` found. ``str(inspection)`` is what a person reads.
+
+    Attributes:
+        name: the model's name for headings.
+        model: path, hash, size and totals; multiply-adds are for the whole batch.
+        batch: size of dynamic first axes that ``model`` and ``cost`` are for.
+        inputs, outputs: as the model declares them.
+        cost: the work by layer and by kind.
+        opportunities: what each pass of the target's recipe could do.
+        warnings: what the reader should know, one sentence each.
+    """
+
+    name: str
+    model: ModelFacts
+    batch: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    cost: ModelCost
+    opportunities: tuple[Opportunity, ...]
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the inspection as plain JSON values, schema ``graphopt.inspect/1``.
+
+        ``latency`` is null: no target has a latency model yet. So are ``ms`` and ``bound`` of each layer.
+        """
+        layers = [
+            {
+                "name": layer.name,
+                "operator": layer.operator,
+                "kind": layer.kind,
+                "macs": layer.macs,
+                "parameters": layer.parameters,
+                "bytes": layer.bytes,
+                "ms": None,
+                "bound": None,
+            }
+            for layer in self.cost.layers
+        ]
+        return {
+            "schema": SCHEMA,
+            "model": plain(self.model),
+            "memory": {
+                "weights": self.cost.weight_bytes,
+                "peak_activations": self.cost.peak_activation_bytes,
+            },
+            "by_operator": [plain(kind) for kind in self.cost.by_kind()],
+            "layers": layers,
+            "passes": [plain(opportunity) for opportunity in self.opportunities],
+            "latency": None,
+            "warnings": list(self.warnings),
+        }
+
+    def __str__(self) -> str:
+        from graphopt.inspection.text import as_text
+
+        return as_text(self)
+
+
+def inspect(
+    model: ModelSource,
+    *,
+    target: str = "cpu",
+    runtime: str | None = None,
+    batch: int = 1,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> Inspection:
+    """Look at a model's structure; external weights may be absent.
+
+    Args:
+        model: path, bytes or ``onnx.ModelProto``.
+        target: whose recipe's passes are counted.
+        runtime: a runtime of the target; the latency estimates that it chooses between are not available yet.
+        batch: size of dynamic first axes.
+        input_shapes: shapes of inputs by name, for other dynamic axes.
+
+    Raises:
+        ModelError: the model cannot be read or is unsafe.
+        UsageError: unknown target or runtime, or shapes that contradict the model.
+    """
+    profile = load_target(target)
+    if runtime is not None and runtime != profile.hardware.runtime:
+        raise UsageError(
+            f"target {profile.name!r} has no runtime {runtime!r}; available now: {profile.hardware.runtime}"
+        )
+    loaded = read(model, weights=False)
+    found = cost(loaded.proto, input_shapes, batch)
+    facts = ModelFacts(
+        path=str(loaded.path) if loaded.path else None,
+        sha256=loaded.sha256,
+        bytes=loaded.size,
+        nodes=found.nodes,
+        parameters=found.parameters,
+        macs=found.macs,
+        opset=_opset(loaded.proto),
+    )
+    return Inspection(
+        name=Path(loaded.name).name,
+        model=facts,
+        batch=batch,
+        inputs=input_specs(loaded.proto),
+        outputs=output_specs(loaded.proto),
+        cost=found,
+        opportunities=opportunities(loaded.proto, found, profile.recipe),
+        warnings=(*loaded.warnings, *_unknown(found)),
+    )
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+
+
+def _unknown(found: ModelCost) -> tuple[str, ...]:
+    unknown = found.unknown
+    if not unknown:
+        return ()
+    more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+    advice = "; give the shapes with --input-shape NAME:1,3,224,224" if "shape of" in unknown[0] else ""
+    return (f"multiply-adds of {len(unknown)} layers are unknown ({unknown[0]}{more}){advice}",)
+
+
+__all__ = ["SCHEMA", "Inspection", "Opportunity", "inspect"]

@@ -1,0 +1,107 @@
+"""An inspection as plain text: the tables that a person reads in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from io import StringIO
+from typing import TYPE_CHECKING
+
+from graphopt.report.figures import readable_bytes, readable_count
+from graphopt.runtime import TensorSpec
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from graphopt.inspection import Inspection
+
+WIDTH = 110
+TOP_LAYERS = 15
+
+
+def as_text(inspection: Inspection, top: int = TOP_LAYERS, width: int = WIDTH) -> str:
+    """Render the totals, the table by kind of work, the ``top`` layers with most work, and what passes could do."""
+    from rich.console import Console
+
+    buffer = StringIO()
+    console = Console(file=buffer, width=width, color_system=None, force_terminal=False, highlight=False)
+    for line in _summary(inspection):
+        console.print(line, markup=False)
+    console.print()
+    console.print(_table(["work by kind", "nodes", "MACs", "share", "parameters", "share"], _kinds(inspection)))
+    layers = sorted(inspection.cost.layers, key=lambda layer: -(layer.macs or 0))[:top]
+    working = [layer for layer in layers if layer.macs]
+    if working:
+        rows = [
+            (layer.name, layer.operator, layer.kind, readable_count(layer.macs or 0), readable_count(layer.parameters),
+             _bytes(layer.bytes))
+            for layer in working
+        ]  # fmt: skip
+        title = f"most work ({len(working)} of {inspection.model.nodes} nodes)"
+        console.print()
+        console.print(_table([title, "operator", "kind", "MACs", "parameters", "moved"], rows))
+    if inspection.opportunities:
+        rows_passes = [(o.name, str(o.places or "-"), o.description) for o in inspection.opportunities]
+        console.print()
+        console.print(_table(["pass", "places", "what it would find"], rows_passes, words=2))
+    for warning in inspection.warnings:
+        console.print()
+        console.print(f"warning: {warning}", markup=False)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
+
+
+def _summary(inspection: Inspection) -> Iterator[str]:
+    model, cost = inspection.model, inspection.cost
+    yield f"{inspection.name}: {readable_bytes(model.bytes)}, opset {model.opset}, {model.nodes} nodes"
+    yield f"  inputs      {', '.join(_tensor(spec) for spec in inspection.inputs) or 'none'}"
+    yield f"  outputs     {', '.join(_tensor(spec) for spec in inspection.outputs) or 'none'}"
+    yield f"  parameters  {model.parameters:,}"
+    known = f"{cost.known_macs:,}"
+    total = known if model.macs is not None else f"at least {known}; {len(cost.unknown)} layers could not be counted"
+    yield f"  MACs        {total} (batch {inspection.batch})"
+    peak = cost.peak_activation_bytes
+    activations = f"{readable_bytes(peak)} activations at their peak" if peak is not None else "activations unknown"
+    yield f"  memory      {readable_bytes(cost.weight_bytes)} weights, {activations}"
+
+
+def _tensor(spec: TensorSpec) -> str:
+    shape = "?" if spec.shape is None else ", ".join("?" if size is None else str(size) for size in spec.shape)
+    return f"{spec.name} {spec.dtype}[{shape}]"
+
+
+def _kinds(inspection: Inspection) -> list[tuple[str, ...]]:
+    return [
+        (
+            kind.kind,
+            str(kind.nodes),
+            "unknown" if kind.macs is None else readable_count(kind.macs) if kind.macs else "-",
+            _share(kind.macs_share),
+            readable_count(kind.parameters) if kind.parameters else "-",
+            _share(kind.parameters_share),
+        )
+        for kind in inspection.cost.by_kind()
+    ]
+
+
+def _share(share: float | None) -> str:
+    return f"{100 * share:.2f} %" if share else "-"
+
+
+def _bytes(count: int | None) -> str:
+    return "unknown" if count is None else readable_bytes(count)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], words: int = 0) -> Table:
+    """A table of figures to the right; the first column, operators, kinds and column ``words`` are text."""
+    from rich.box import Box
+    from rich.table import Table
+    from rich.text import Text
+
+    from graphopt.report.text import RULE_BELOW_HEADER
+
+    table = Table(box=Box(RULE_BELOW_HEADER, ascii=True), pad_edge=False, show_edge=False)
+    for position, title in enumerate(header):
+        is_text = position == 0 or title in ("operator", "kind") or (words and position == words)
+        table.add_column(Text(title), justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
