@@ -52,8 +52,8 @@ def case(name: str, cache: Path = CACHE, zoo: Path = ROOT / "models") -> Case:
         test = cache / "fashion_mnist.eval.npz"
         return Case(name, zoo / f"{name}.onnx", zoo / "fashion_mnist_calibration.npz", test, "top1")
     accuracy = {"ppocr_rec": "lines", "ppocr_det": "cosine", "ppocr_cls": "top1"}.get(name, "sqnr")
-    paths = (cache / f"{name}{suffix}" for suffix in (".onnx", ".calib.npz", ".eval.npz"))
-    return Case(name, *paths, accuracy)
+    model, calibration, evaluation = (cache / f"{name}{suffix}" for suffix in (".onnx", ".calib.npz", ".eval.npz"))
+    return Case(name, model, calibration, evaluation, accuracy)
 
 
 def load(path: Path, count: int | None = None) -> dict[str, npt.NDArray[np.generic]]:

@@ -5,6 +5,7 @@ quantizer: strong low frequencies, some hard edges, a little texture and noise. 
 (seed, index), so any number can be streamed without being stored.
 """
 
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -32,8 +33,7 @@ def _smooth_noise(rng: np.random.Generator, knots: int, size: int) -> FloatArray
     """Three channels of Gaussian noise given on a coarse grid and interpolated to `size`."""
     matrix = _interpolation(knots, size)
     coarse = rng.standard_normal((3, knots, knots), np.float32)
-    field: FloatArray = matrix @ coarse @ matrix.T
-    return field
+    return np.asarray(matrix @ coarse @ matrix.T, np.float32)
 
 
 def image(seed: int, index: int, size: int = 224) -> FloatArray:
@@ -42,7 +42,7 @@ def image(seed: int, index: int, size: int = 224) -> FloatArray:
     pixels = 0.45 + 0.2 * rng.standard_normal((3, 1, 1), np.float32)
     for knots, share in ((3, 0.22), (9, 0.12), (33, 0.06), (size // 2, 0.03)):
         pixels = pixels + share * rng.uniform(0.3, 1.5) * _smooth_noise(rng, knots, size)
-    rows, columns = np.mgrid[0:1:size * 1j, 0:1:size * 1j].astype(np.float32)
+    rows, columns = np.mgrid[0 : 1 : size * 1j, 0 : 1 : size * 1j].astype(np.float32)
     for _ in range(int(rng.integers(2, 8))):  # objects: ellipses and half planes with hard edges
         centre_y, centre_x, height, width = rng.uniform((0, 0, 0.05, 0.05), (1, 1, 0.4, 0.4))
         if rng.random() < 0.7:
@@ -53,9 +53,27 @@ def image(seed: int, index: int, size: int = 224) -> FloatArray:
         opacity = rng.uniform(0.4, 0.95)
         pixels = np.where(inside, (1 - opacity) * pixels + opacity * colour, pixels)
     pixels = np.round(np.clip(pixels, 0, 1) * 255) / 255  # as decoded from 8-bit files
-    return ((pixels - MEAN) / STD).astype(np.float32)
+    return np.asarray((pixels - MEAN) / STD, np.float32)
 
 
 def images(seed: int, count: int, size: int = 224) -> Iterator[FloatArray]:
     """Stream `count` images [3, size, size]."""
     return (image(seed, index, size) for index in range(count))
+
+
+class ImageFeeds:
+    """Feeds `{"input": [1, 3, 224, 224]}` made on the fly, never stored; counts what making them costs."""
+
+    def __init__(self, count: int, seed: int = 1) -> None:
+        self.pixels = images(seed, count)
+        self.cpu_seconds = 0.0
+
+    def __iter__(self) -> "ImageFeeds":
+        return self
+
+    def __next__(self) -> dict[str, npt.NDArray[np.generic]]:
+        started = time.process_time()
+        try:
+            return {"input": next(self.pixels)[None]}
+        finally:
+            self.cpu_seconds += time.process_time() - started

@@ -52,7 +52,7 @@ surface system table teacher theory thick thing think third thought thousand thr
 toward travel trouble under understand until useful usual valley value various village visit voice water weather
 weight welcome western wheel while white whole window winter within without woman wonder worker world writer yellow
 yesterday young
-""".split()
+""".split()  # noqa: SIM905  a list of five hundred quoted words helps nobody
 
 
 @cache
@@ -120,7 +120,8 @@ def _degrade(canvas: Image.Image, rng: np.random.Generator, blur: float) -> Imag
     if rng.random() < 0.6:
         canvas = canvas.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.2, blur))))
     pixels = np.asarray(canvas, np.float32)
-    light = np.linspace(*rng.uniform(-15, 15, 2), pixels.shape[1], dtype=np.float32)[None, :, None]
+    left, right = rng.uniform(-15, 15, 2)
+    light = np.linspace(left, right, pixels.shape[1], dtype=np.float32)[None, :, None]
     noise = rng.uniform(0, 12) * rng.standard_normal(pixels.shape, np.float32)
     return Image.fromarray(np.clip(pixels + light + noise, 0, 255).astype(np.uint8))
 
