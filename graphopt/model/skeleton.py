@@ -1,0 +1,96 @@
+"""A copy of a model without its large tensors, for tools that take the whole model as one protobuf.
+
+The checker, the version converter and protobuf itself stop at 2 GB and copy all weights several times; none of
+them needs the weights' values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx
+from onnx import AttributeProto, TensorProto
+
+from graphopt.model.tensors import stored_bytes
+
+SMALL = 16 * 1024
+"""Bytes up to which a tensor stays in the skeleton. Shapes, axes and scales, whose values matter, are far smaller."""
+
+Replace = Callable[[onnx.TensorProto], "onnx.TensorProto | None"]
+
+
+def copy_model(model: onnx.ModelProto, replace: Replace) -> onnx.ModelProto:
+    """Copy ``model``, each tensor for which ``replace`` returns a tensor replaced by it.
+
+    Covers initializers and TENSOR attributes of the main graph and of subgraphs; sparse tensors, functions and
+    training graphs are copied whole. Memory: the copy without what was replaced.
+    """
+    copy = onnx.ModelProto()
+    for field, value in model.ListFields():
+        if field.name != "graph":
+            _copy_field(copy, field.name, value)
+    pending = [(model.graph, copy.graph)]
+    while pending:
+        source, target = pending.pop()
+        for field, value in source.ListFields():
+            if field.name not in ("initializer", "node"):
+                _copy_field(target, field.name, value)
+        for tensor in source.initializer:
+            target.initializer.add().CopyFrom(replace(tensor) or tensor)
+        for node in source.node:
+            pending += _copy_node(node, target.node.add(), replace)
+    return copy
+
+
+def _copy_node(
+    source: onnx.NodeProto, target: onnx.NodeProto, replace: Replace
+) -> list[tuple[onnx.GraphProto, onnx.GraphProto]]:
+    """Copy one node; return the pairs of subgraphs that remain to be copied."""
+    if all(
+        attribute.type not in (AttributeProto.GRAPH, AttributeProto.GRAPHS, AttributeProto.TENSOR)
+        for attribute in source.attribute
+    ):
+        target.CopyFrom(source)
+        return []
+    pending = []
+    for field, value in source.ListFields():
+        if field.name != "attribute":
+            _copy_field(target, field.name, value)
+    for attribute in source.attribute:
+        kind = attribute.type
+        if kind not in (AttributeProto.GRAPH, AttributeProto.GRAPHS, AttributeProto.TENSOR):
+            target.attribute.add().CopyFrom(attribute)
+            continue
+        copied = target.attribute.add()
+        skipped = {AttributeProto.GRAPH: "g", AttributeProto.GRAPHS: "graphs", AttributeProto.TENSOR: "t"}[kind]
+        for field, value in attribute.ListFields():
+            if field.name != skipped:
+                _copy_field(copied, field.name, value)
+        if kind == AttributeProto.TENSOR and attribute.HasField("t"):
+            copied.t.CopyFrom(replace(attribute.t) or attribute.t)
+        elif kind == AttributeProto.GRAPH and attribute.HasField("g"):
+            copied.g.SetInParent()
+            pending.append((attribute.g, copied.g))
+        elif kind == AttributeProto.GRAPHS:
+            pending += [(graph, copied.graphs.add()) for graph in attribute.graphs]
+    return pending
+
+
+def for_checker(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Copy in which large and external tensors have no elements: structurally valid, and small."""
+    return copy_model(model, _emptied)
+
+
+def _emptied(tensor: onnx.TensorProto) -> onnx.TensorProto | None:
+    if tensor.data_location != TensorProto.EXTERNAL and stored_bytes(tensor) <= SMALL:
+        return None
+    return onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0])
+
+
+def _copy_field(target: object, name: str, value: object) -> None:
+    """Copy one protobuf field: scalar, message, or repeated."""
+    present = getattr(target, name)
+    if hasattr(present, "MergeFrom"):  # a message or a repeated field, neither of which can be assigned
+        present.MergeFrom(value)
+    else:
+        setattr(target, name, value)
