@@ -16,11 +16,11 @@ from typing import TypeAlias
 import onnx
 import onnx.inliner
 
-from graphopt.errors import ModelError, UsageError
+from graphopt.errors import UsageError
+from graphopt.graph.cost.sizes import SMALL, infer
 
 Shape: TypeAlias = tuple[int | None, ...]
 
-SMALL = 1024  # elements; shape arithmetic needs the values of small constants, weights need only their shape
 STANDARD_DOMAINS = ("", "ai.onnx")
 
 # com.microsoft operator -> the standard operator with the same shape rule, and the inputs that it takes.
@@ -123,7 +123,8 @@ def scopes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = 
 
 def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model without the values of large initializers: these become inputs of the same type."""
-    skeleton = onnx.ModelProto(ir_version=model.ir_version)
+    # From IR 4 on an initializer need not be an input, too.
+    skeleton = onnx.ModelProto(ir_version=max(4, model.ir_version))
     skeleton.opset_import.extend(model.opset_import)
     skeleton.functions.extend(model.functions)
     graph = skeleton.graph
@@ -196,10 +197,7 @@ def _infer(skeleton: onnx.ModelProto) -> onnx.ModelProto:
             if node.domain == "com.microsoft" and node.op_type in _SAME_SHAPE_RULE:
                 _use_standard_operator(node)
         pending.extend(_bodies(graph))
-    try:
-        return onnx.shape_inference.infer_shapes(known, strict_mode=False, data_prop=True)
-    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
-        raise ModelError(f"shapes cannot be inferred: {str(error).strip().splitlines()[0]}") from error
+    return infer(known)
 
 
 def _use_standard_operator(node: onnx.NodeProto) -> None:
@@ -224,7 +222,8 @@ def _bodies(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 
 def _declared_shapes(graph: onnx.GraphProto) -> dict[str, Shape]:
-    return {
+    constants: dict[str, Shape] = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    return constants | {
         value.name: tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
         for value in (*graph.input, *graph.value_info, *graph.output)
         if (tensor := value.type.tensor_type).HasField("shape")
@@ -232,7 +231,8 @@ def _declared_shapes(graph: onnx.GraphProto) -> dict[str, Shape]:
 
 
 def _declared_types(graph: onnx.GraphProto) -> dict[str, int]:
-    return {
+    constants = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    return constants | {
         value.name: value.type.tensor_type.elem_type
         for value in (*graph.input, *graph.value_info, *graph.output)
         if value.type.tensor_type.elem_type
