@@ -27,10 +27,16 @@ class ArrayLog:
         self._file = tempfile.TemporaryFile(prefix="graphopt-")  # noqa: SIM115, closed by the finalizer
         self._close = weakref.finalize(self, self._file.close)
         self._records: list[int] = []  # where each record starts; 8 bytes a record is all that stays in memory
+        self._size = 0
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._records)
+
+    @property
+    def bytes(self) -> int:
+        """Size of the file."""
+        return self._size
 
     def append(self, record: Mapping[str, Array]) -> None:
         """Write one record; text arrays (dtype object) are kept as text.
@@ -45,6 +51,7 @@ class ArrayLog:
                 for array in record.values():
                     self._write(array)
                 self._file.flush()
+                self._size = self._file.tell()
             except OSError as error:
                 raise DataError(
                     f"cannot keep samples in {tempfile.gettempdir()}: {error.strerror}; "
