@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, TypeAlias
 
-import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_graphsurgeon as gs
@@ -89,6 +88,18 @@ class Candidate:
     label: str = ""
 
 
+class Declined(Exception):  # noqa: N818 (not an error: the pass has nothing to offer here)
+    """Raised by an approximate pass that has nothing to offer for this model on this target, and says why.
+
+    Attributes:
+        report: what was looked at and left alone.
+    """
+
+    def __init__(self, reason: str, report: PassReport | None = None) -> None:
+        super().__init__(reason)
+        self.report = report or PassReport(changes=0)
+
+
 class ExactPass(Protocol):
     """Edits a graph in place without changing what it computes, beyond float rounding."""
 
@@ -109,7 +120,11 @@ class ApproximatePass(Protocol):
     needs: ClassVar[frozenset[str]]
 
     def candidates(self, model: onnx.ModelProto, context: Context) -> Iterator[Candidate]:
-        """Yield candidates, the preferred first; the caller stops at the first that holds the gates."""
+        """Yield candidates, the preferred first; the caller stops at the first that holds the gates.
+
+        Raises:
+            Declined: the pass has nothing to offer here.
+        """
 
 
 Pass: TypeAlias = ExactPass | ApproximatePass
@@ -119,10 +134,10 @@ __all__ = [
     "Array",
     "Candidate",
     "Context",
+    "Declined",
     "ExactPass",
     "Feed",
     "Pass",
     "PassReport",
     "Skip",
-    "np",
 ]

@@ -1,0 +1,74 @@
+"""Which units run in int8: the cheapest assignment, exactly, as a minimum cut.
+
+Each unit pays its time in the precision it runs in; each tensor that crosses precisions pays its conversion once,
+however many readers it has. With two precisions this is a minimum s-t cut (Picard & Ratliff 1975): the source side is
+float, the sink side int8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import networkx as nx
+
+from graphopt.passes.quantize_int8.kernels import BoundaryTime, UnitTime
+from graphopt.passes.quantize_int8.units import Role, Unit, Units
+
+FLOAT = "float"
+INT8 = "int8"
+# Where both precisions take the same time int8 wins: its file is smaller. Microseconds a unit.
+TIE = 0.01
+
+
+def cheapest(
+    units: Units,
+    times: Mapping[int, UnitTime],
+    boundary: Callable[[str], BoundaryTime],
+    forced_float: frozenset[int] = frozenset(),
+) -> frozenset[int]:
+    """Return the indexes of the units that run in int8.
+
+    Args:
+        units: the graph.
+        times: measured times of every unit that could run in int8, microseconds.
+        boundary: tensor name -> cost of converting it.
+        forced_float: units that must stay in float whatever they cost.
+    """
+    graph = nx.DiGraph()
+    graph.add_node(FLOAT)
+    graph.add_node(INT8)
+    for unit in units.all:
+        time = times.get(unit.index)
+        if unit.role is Role.FLOAT or time is None or time.int8 is None or unit.index in forced_float:
+            graph.add_edge(FLOAT, unit.index)  # no capacity: infinite
+            continue
+        graph.add_edge(FLOAT, unit.index, capacity=time.int8)
+        graph.add_edge(unit.index, INT8, capacity=time.float32 + TIE)
+    for name in (*units.graph_inputs, *units.producer):
+        _add_tensor(graph, units, name, boundary)
+    _, (_, in_int8) = nx.minimum_cut(graph, FLOAT, INT8)
+    return frozenset(index for index in in_int8 if isinstance(index, int))
+
+
+def _add_tensor(graph: nx.DiGraph, units: Units, name: str, boundary: Callable[[str], BoundaryTime]) -> None:
+    producer = units.producer.get(name)
+    readers = units.consumers.get(name, ())
+    in_int8 = [index for index in readers if name in units.all[index].inputs]
+    if in_int8:
+        crossing = ("to int8", name)
+        graph.add_edge(FLOAT if producer is None else producer, crossing, capacity=boundary(name).to_int8)
+        for index in in_int8:
+            graph.add_edge(crossing, index)
+    if producer is not None and units.all[producer].role is not Role.FLOAT and _answers_in_int8(units.all[producer]):
+        crossing = ("to float", name)
+        if readers or name in units.graph_outputs:
+            graph.add_edge(crossing, producer, capacity=boundary(name).to_float)
+        for index in readers:
+            graph.add_edge(index, crossing)
+        if name in units.graph_outputs:
+            graph.add_edge(FLOAT, crossing)
+
+
+def _answers_in_int8(unit: Unit) -> bool:
+    """Matrix products may answer in float at no extra cost."""
+    return unit.node.op_type not in ("Gemm", "MatMul")

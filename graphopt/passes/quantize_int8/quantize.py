@@ -1,0 +1,255 @@
+"""The pass: from a float model to candidates in int8, the fastest first."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import onnx
+
+from graphopt.calibration.observers import OBSERVERS
+from graphopt.errors import UsageError
+from graphopt.model import upgrade_opset
+from graphopt.passes.base import Candidate, Context, Declined, PassReport, Skip
+from graphopt.passes.quantize_int8.fused import left_in_float
+from graphopt.passes.quantize_int8.quality import decibel
+from graphopt.passes.quantize_int8.sensitivity import to_float, unit_noise
+from graphopt.passes.quantize_int8.session import Quantization, Recipe
+from graphopt.passes.quantize_int8.units import Role, Units
+from graphopt.targets.schema import Int8Rules
+
+# QuantizeLinear and DequantizeLinear have an axis, and so per-channel scales, from opset 13 (ONNX operator changelog).
+PER_CHANNEL_OPSET = 13
+# Samples for the choices between settings, and for the noise of single units.
+CHOICE_SAMPLES = 32
+SENSITIVITY_SAMPLES = 8
+# A choice must win by this much to be taken, in dB: less is chance.
+CLEAR_GAIN = 0.05
+MOST_CANDIDATES = 8
+
+
+@dataclass(frozen=True)
+class QuantizeInt8:
+    """Static int8 quantization with calibration.
+
+    Attributes:
+        observer: how activation ranges are chosen: ``auto`` (the best on samples not used for calibration) or one of
+            ``entropy``, ``minmax``, ``moving_average``, ``mse``, ``percentile``.
+        samples: the most calibration samples to use.
+        placement: ``measured`` puts a unit in int8 where kernel times say that it pays; ``all`` puts every unit in int8
+            that ONNX Runtime can run so.
+        bias_correction: ``auto`` (kept where it helps on samples not used for calibration), ``on`` or ``off``.
+        weight_bits: 8 or 7; 0 takes what the target needs.
+        exclude: names of nodes, separated by spaces, that stay in float.
+    """
+
+    name: ClassVar[str] = "quantize_int8"
+    summary: ClassVar[str] = "static int8 quantization where the kernels reward it, in Q/DQ form"
+    exact: ClassVar[bool] = False
+    needs: ClassVar[frozenset[str]] = frozenset({"calibration"})
+
+    observer: str = "auto"
+    samples: int = 256
+    placement: str = "measured"
+    bias_correction: str = "auto"
+    weight_bits: int = 0
+    exclude: str = ""
+
+    def __post_init__(self) -> None:
+        _one_of("observer", self.observer, ("auto", *OBSERVERS))
+        _one_of("placement", self.placement, ("measured", "all"))
+        _one_of("bias_correction", self.bias_correction, ("auto", "on", "off"))
+        if self.weight_bits not in (0, 7, 8):
+            raise UsageError(f"quantize_int8.weight_bits is {self.weight_bits}; it must be 7, 8, or 0 for the target's")
+        if self.samples < 1:
+            raise UsageError(f"quantize_int8.samples is {self.samples}; at least one sample is needed")
+
+    def candidates(self, model: onnx.ModelProto, context: Context) -> Iterator[Candidate]:
+        """Yield models in int8, the fastest first, each later one with more units left in float.
+
+        Raises:
+            Declined: nothing can or should run in int8 here; says why.
+            DataError: calibration data is missing, empty or makes the model compute NaN.
+            UsageError: an excluded node does not exist.
+        """
+        rules = context.hardware.int8
+        if rules is None:
+            raise Declined(f"the target {context.hardware.name} has no int8")
+        if self.weight_bits:
+            rules = replace(rules, weight_bits=self.weight_bits)
+        model, upgraded = upgrade_opset(model, PER_CHANNEL_OPSET)
+        work = Quantization(model, rules, context, self.samples, _machine())
+        excluded = _excluded(work.units, self.exclude)
+        if not any(unit.role is Role.HEAVY for unit in work.units.all):
+            raise Declined("no convolution or matrix product can run in int8", _report(work, frozenset(), {}))
+        work.measure_kernels()
+        refused: dict[int, str] = dict.fromkeys(excluded, "excluded by the option quantize_int8.exclude")
+        chosen, recipe, quantized, refused = self._first(work, refused)
+        details: dict[str, Any] = {"opset": upgraded} if upgraded else {}
+        yield _candidate(work, quantized, chosen, recipe, refused, details)
+        yield from self._gentler(work, chosen, recipe, refused, details)
+
+    def _first(
+        self, work: Quantization, refused: dict[int, str]
+    ) -> tuple[frozenset[int], Recipe, onnx.ModelProto, dict[int, str]]:
+        """Settle the fastest assignment that ONNX Runtime really runs in int8, and the settings that suit it."""
+        refused = dict(refused)
+        while True:
+            chosen = self._assign(work, refused)
+            if not any(work.units.all[index].role is Role.HEAVY for index in chosen):
+                raise Declined(
+                    "measured kernel times say that no convolution or matrix product gains from int8 on this CPU",
+                    _report(work, frozenset(), refused),
+                )
+            work.calibrate(chosen)
+            seen = work.observable(chosen)
+            if seen != chosen:
+                refused |= dict.fromkeys(chosen - seen, "its tensors are not float32 at run time")
+                continue
+            recipe = self._choose(work, chosen)
+            quantized = work.build(chosen, recipe)
+            unfused = left_in_float(quantized, work.units, chosen, work.context.threads)
+            if not unfused:
+                return chosen, recipe, quantized, refused
+            refused |= {
+                index: f"ONNX Runtime does not fuse it: it runs as {operator} in float"
+                for index, operator in unfused.items()
+            }
+
+    def _assign(self, work: Quantization, refused: dict[int, str]) -> frozenset[int]:
+        if self.placement == "all":
+            return work.able() - refused.keys()
+        return work.fastest(refused)
+
+    def _choose(self, work: Quantization, chosen: frozenset[int]) -> Recipe:
+        """Choose observer and bias correction by the noise in the outputs."""
+        observers = ("minmax", "percentile", "mse") if self.observer == "auto" else (self.observer,)
+        recipes = [Recipe(observer, self.bias_correction == "on") for observer in observers]
+        if len(recipes) == 1 and self.bias_correction != "auto":
+            return recipes[0]
+        noises = [work.noise(work.build(chosen, recipe), CHOICE_SAMPLES) for recipe in recipes]
+        best = min(range(len(recipes)), key=lambda index: (noises[index], index))
+        recipe = recipes[best]
+        if self.bias_correction == "auto":
+            corrected = replace(recipe, correct_bias=True)
+            gain = decibel(work.noise(work.build(chosen, corrected), CHOICE_SAMPLES)) - decibel(noises[best])
+            if gain > CLEAR_GAIN:
+                return corrected
+        return recipe
+
+    def _gentler(
+        self,
+        work: Quantization,
+        chosen: frozenset[int],
+        recipe: Recipe,
+        refused: dict[int, str],
+        details: dict[str, Any],
+    ) -> Iterator[Candidate]:
+        report = work.context.progress
+        noises = unit_noise(
+            work.units,
+            chosen,
+            lambda subset: work.build(subset, recipe),
+            work.probe(SENSITIVITY_SAMPLES),
+            work.context.threads,
+            lambda done, total: report("quantize_int8: sensitivity", done, total),
+        )
+        seen = {chosen}
+        in_float = work.predicted_microseconds(frozenset())
+        for step in range(1, MOST_CANDIDATES):
+            spared = to_float(noises, work.times, 0.5**step)
+            reasons = refused | {
+                index: f"left in float for accuracy: alone it gives {decibel(noises[index]):.1f} dB SQNR"
+                for index in spared
+            }
+            gentler = self._assign(work, reasons)
+            heavy = any(work.units.all[index].role is Role.HEAVY for index in gentler)
+            if not heavy or work.predicted_microseconds(gentler) >= in_float:
+                return
+            if gentler in seen:
+                continue
+            seen.add(gentler)
+            work.calibrate(gentler)
+            yield _candidate(work, work.build(gentler, recipe), gentler, recipe, reasons, details)
+
+
+def _candidate(
+    work: Quantization,
+    quantized: onnx.ModelProto,
+    chosen: frozenset[int],
+    recipe: Recipe,
+    refused: dict[int, str],
+    details: dict[str, Any],
+) -> Candidate:
+    report = _report(work, chosen, refused)
+    heavy = [unit for unit in work.units.all if unit.role is Role.HEAVY]
+    in_int8 = sum(unit.index in chosen for unit in heavy)
+    figures = {
+        **report.details,
+        **details,
+        "observer": recipe.observer,
+        "bias_correction": recipe.correct_bias,
+        "sqnr_db": round(decibel(work.noise(quantized, CHOICE_SAMPLES)), 2),
+    }
+    label = f"{in_int8} of {len(heavy)} convolutions and matrix products in int8"
+    return Candidate(quantized, replace(report, details=figures), label)
+
+
+def _report(work: Quantization, chosen: frozenset[int], refused: dict[int, str]) -> PassReport:
+    """Say what runs in int8, and of each convolution and matrix product that does not, why."""
+    skipped = []
+    for unit in work.units.all:
+        if unit.index in chosen:
+            continue
+        time = work.times.get(unit.index)
+        if unit.role is Role.HEAVY:
+            if unit.index in refused:
+                reason = refused[unit.index]
+            elif time is None:
+                reason = "it was not measured"
+            elif time.int8 is None:
+                reason = "ONNX Runtime has no int8 kernel for it"
+            elif time.int8 >= time.float32:
+                reason = f"int8 is slower on this CPU: {time.int8:.0f} against {time.float32:.0f} µs"
+            else:
+                saved = time.float32 - time.int8
+                reason = f"int8 would save {saved:.0f} µs, less than the conversions around it cost"
+            skipped.append(Skip(unit.name, reason))
+        elif unit.reason and unit.node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+            skipped.append(Skip(unit.name, unit.reason))
+    heavy = [unit.index for unit in work.units.all if unit.role is Role.HEAVY]
+    total = work.macs(heavy)
+    counts = Counter(work.units.all[index].node.op_type for index in sorted(chosen))
+    details = {
+        "int8_units": dict(sorted(counts.items())),
+        "macs_in_int8": round(work.macs(chosen) / total, 4) if total else 0.0,
+        "calibration_samples": work.statistics.samples,
+    }
+    return PassReport(len(chosen), tuple(skipped), details)
+
+
+def _excluded(units: Units, names: str) -> frozenset[int]:
+    wanted = names.split()
+    known = {unit.name: unit.index for unit in units.all}
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise UsageError(f"quantize_int8.exclude names no node of the model: {', '.join(unknown)}")
+    return frozenset(known[name] for name in wanted)
+
+
+def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UsageError(f"quantize_int8.{option} is '{value}'; it must be one of {', '.join(allowed)}")
+
+
+def _machine() -> str:
+    import onnxruntime as ort
+
+    from graphopt.targets.detect import cpu_description
+
+    return f"{cpu_description()} onnxruntime {ort.__version__}"
+
+
+__all__ = ["Int8Rules", "QuantizeInt8"]

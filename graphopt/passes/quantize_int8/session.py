@@ -1,0 +1,187 @@
+"""One quantization of one model: what is measured once and shared by all candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from graphopt.cache import Store
+from graphopt.calibration.collect import Statistics, collect
+from graphopt.calibration.collect import shapes as observed_shapes
+from graphopt.calibration.observers import OBSERVERS, Range
+from graphopt.errors import DataError
+from graphopt.graph import infer_types
+from graphopt.passes.base import Context
+from graphopt.passes.quantize_int8.bias import corrected_biases
+from graphopt.passes.quantize_int8.cut import cheapest
+from graphopt.passes.quantize_int8.kernels import BoundaryTime, KernelTimes, UnitTime, measure_all
+from graphopt.passes.quantize_int8.numbers import QuantizedWeight
+from graphopt.passes.quantize_int8.quality import Probe, make_probe, noise
+from graphopt.passes.quantize_int8.units import Role, Units, find_units
+from graphopt.passes.quantize_int8.write import place, quantized_tensors, write
+from graphopt.targets.schema import Int8Rules
+
+Feed = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How tensors get their integers: what is tried out and chosen by its effect on the outputs.
+
+    Attributes:
+        observer: name of the observer that sets activation ranges.
+        correct_bias: whether biases make up for the mean shift of rounded weights.
+    """
+
+    observer: str
+    correct_bias: bool = False
+
+
+class Quantization:
+    """A float model, its units, and everything measured about them. All methods leave the model as it is."""
+
+    def __init__(self, model: onnx.ModelProto, rules: Int8Rules, context: Context, samples: int, machine: str) -> None:
+        if context.calibration is None:
+            raise DataError("quantize_int8 needs calibration data; give --data or --calibration-data")
+        self.model = model
+        self.rules = rules
+        self.context = context
+        self.samples = samples
+        types = infer_types(model)
+        self.units: Units = find_units(model, {name: found.dtype for name, found in types.items() if found.dtype})
+        first = next(iter(context.calibration), None)
+        if first is None:
+            raise DataError("calibration data holds no sample; give at least one")
+        floats = _float_tensors(self.units)
+        self.shapes = observed_shapes(model, floats, first, context.threads) if floats else {}
+        self._store = Store("kernels", machine)
+        self._kernels = KernelTimes(model, self.units, self.shapes, rules, self._store)
+        self.times: Mapping[int, UnitTime] = {}
+        self.statistics = Statistics({}, 0)
+        self._probe: Probe | None = None
+        self._weights: dict[int, QuantizedWeight] = {}
+
+    def measure_kernels(self) -> None:
+        """Time every unit in both precisions; times known from earlier runs are not measured again."""
+        report = self.context.progress
+        self.times = measure_all(
+            self._kernels,
+            self.units,
+            self.context.threads,
+            lambda done, total: report("quantize_int8: measuring kernels", done, total),
+        )
+        self._store.save()
+
+    def boundary(self, name: str) -> BoundaryTime:
+        """Return the cost of converting tensor ``name``."""
+        return self._kernels.boundary(self.shapes.get(name, ()), self.context.threads)
+
+    def able(self) -> frozenset[int]:
+        """Return the units that ONNX Runtime can run in int8."""
+        return frozenset(index for index, time in self.times.items() if time.int8 is not None)
+
+    def fastest(self, forced_float: Iterable[int] = ()) -> frozenset[int]:
+        """Return the units that run in int8 in the fastest assignment."""
+        return cheapest(self.units, self.times, self.boundary, frozenset(forced_float))
+
+    def predicted_microseconds(self, int8: frozenset[int]) -> float:
+        """Return the time of all int8-capable units and conversions under an assignment."""
+        total = 0.0
+        for index, time in self.times.items():
+            total += time.int8 if index in int8 and time.int8 is not None else time.float32
+        for name in (*self.units.graph_inputs, *self.units.producer):
+            producer = self.units.producer.get(name)
+            readers = self.units.consumers.get(name, ())
+            made_in_int8 = producer is not None and producer in int8
+            read_in_int8 = any(index in int8 and name in self.units.all[index].inputs for index in readers)
+            read_in_float = name in self.units.graph_outputs or any(index not in int8 for index in readers)
+            if read_in_int8 and not made_in_int8:
+                total += self.boundary(name).to_int8
+            if made_in_int8 and read_in_float and self.units.all[producer or 0].node.op_type not in ("Gemm", "MatMul"):
+                total += self.boundary(name).to_float
+        return total
+
+    def calibrate(self, int8: Iterable[int]) -> None:
+        """Observe every tensor that the assignment ``int8`` quantizes."""
+        assert self.context.calibration is not None
+        wanted = quantized_tensors(self.units, int8)
+        missing = [name for name in wanted if name not in self.statistics.tensors]
+        if not missing:
+            return
+        report = self.context.progress
+        found = collect(
+            self.model,
+            missing,
+            islice(iter(self.context.calibration), self.samples),
+            threads=self.context.threads,
+            progress=lambda done: report("quantize_int8: calibration", done, self.samples),
+        )
+        self.statistics = Statistics({**self.statistics.tensors, **found.tensors}, found.samples)
+
+    def observable(self, int8: Iterable[int]) -> frozenset[int]:
+        """Drop units that read or make a tensor which calibration could not observe (not float, say)."""
+        chosen = frozenset(int8)
+        seen = self.statistics.tensors
+        while True:
+            tensors = quantized_tensors(self.units, chosen)
+            blind = {name for name in tensors if name not in seen}
+            if not blind:
+                return chosen
+            chosen = frozenset(
+                index for index in chosen if not blind & {*self.units.all[index].inputs, *self.units.all[index].outputs}
+            )
+
+    def build(self, int8: frozenset[int], recipe: Recipe) -> onnx.ModelProto:
+        """Write the model in which ``int8`` units run in int8."""
+        ranges = self.ranges(recipe.observer, quantized_tensors(self.units, int8))
+        placement = place(self.units, int8, ranges, self.rules)
+        if recipe.correct_bias:
+            biases = corrected_biases(self.units, placement, self.statistics.tensors, self.rules)
+            placement = replace(placement, bias=biases)
+        return write(self.model, self.units, placement, self.rules)
+
+    def ranges(self, observer: str, names: Sequence[str]) -> dict[str, Range]:
+        """Return the range that ``observer`` gives each tensor."""
+        return {name: OBSERVERS[observer](self.statistics.tensors[name]) for name in names}
+
+    def probe(self, samples: int) -> Probe:
+        """Return samples for choices, with the float model's answers (selection data; else calibration data)."""
+        if self._probe is None or len(self._probe.feeds) < samples:
+            source = self.context.selection if self.context.selection is not None else self.context.calibration
+            assert source is not None
+            self._probe = make_probe(self.model, source, samples, self.context.threads)
+        return Probe(self._probe.feeds[:samples], self._probe.reference[:samples])
+
+    def noise(self, model: onnx.ModelProto, samples: int) -> float:
+        """Return the noise-to-signal power ratio of ``model`` on samples not used for calibration."""
+        return noise(model, self.probe(samples), self.context.threads)
+
+    def macs(self, int8: Iterable[int]) -> int:
+        """Return the multiply-adds of the heavy units in ``int8``, for the observed shapes."""
+        return sum(self._macs(index) for index in int8)
+
+    def _macs(self, index: int) -> int:
+        unit = self.units.all[index]
+        if unit.role is not Role.HEAVY:
+            return 0
+        output = self.shapes.get(unit.node.output[0], self.shapes.get(unit.outputs[0], ()))
+        weight = self.units.constants.get(unit.node.input[1])
+        if unit.node.op_type == "Conv" and weight is not None:
+            return int(np.prod(output)) * int(np.prod(weight.dims[1:]))
+        depth = self.shapes.get(unit.node.input[0], (0,))[-1]
+        return int(np.prod(output)) * int(depth)
+
+
+def _float_tensors(units: Units) -> list[str]:
+    names: dict[str, None] = {}
+    for unit in units.all:
+        if unit.role is not Role.FLOAT:
+            for name in (*unit.inputs, *unit.outputs):
+                names[name] = None
+    return list(names)

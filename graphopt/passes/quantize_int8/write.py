@@ -1,0 +1,333 @@
+"""Write a Q/DQ graph: which tensors are quantized follows from which units run in int8.
+
+::
+
+    before   x -> Conv -> Relu -> y
+    after    x -> Q -> DQ -> Conv -> Relu -> Q -> DQ -> y       (weights and bias behind a DQ of their own)
+
+A tensor is quantized where a unit in int8 reads it, or where a unit in int8 makes it and needs an integer output to be
+replaced by ONNX Runtime. The dequantized tensor of a unit in int8 keeps the tensor's name, so that graph outputs and
+subgraphs read the same name as before; a tensor from a unit in float keeps its name itself, and only readers in int8
+are moved to the dequantized one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
+
+from graphopt.calibration.observers import Range
+from graphopt.passes.quantize_int8.numbers import (
+    Parameters,
+    QuantizedWeight,
+    activation_parameters,
+    quantize_bias,
+    quantize_weight,
+    smallest_weight_scale,
+)
+from graphopt.passes.quantize_int8.units import Role, Unit, Units
+from graphopt.targets.schema import Int8Rules
+
+# Ranges that meet in a Concat share one scale if the smaller then still has this share of the levels (1/4: two bits).
+SHARED_RANGE = 0.25
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Which tensors carry Q/DQ, and how.
+
+    Attributes:
+        int8: indexes of the units that run in int8.
+        parameters: quantization of every quantized tensor.
+        weights: replacement weights by unit index, in place of rounding to nearest; absent for most.
+        bias: replacement float bias by unit index (bias correction), [channels].
+    """
+
+    int8: frozenset[int]
+    parameters: Mapping[str, Parameters]
+    weights: Mapping[int, QuantizedWeight]
+    bias: Mapping[int, npt.NDArray[np.float64]]
+
+
+def quantized_tensors(units: Units, int8: Iterable[int]) -> list[str]:
+    """Return the tensors that carry Q/DQ when ``int8`` units run in int8, in graph order."""
+    chosen = frozenset(int8)
+    wanted: dict[str, None] = {}
+    for name in units.graph_inputs:
+        if _read_in_int8(units, chosen, name):
+            wanted[name] = None
+    for unit in units.all:
+        for name in unit.outputs:
+            if _read_in_int8(units, chosen, name) or (unit.index in chosen and _needs_integer_output(unit)):
+                wanted[name] = None
+    return list(wanted)
+
+
+def place(
+    units: Units,
+    int8: Iterable[int],
+    ranges: Mapping[str, Range],
+    rules: Int8Rules,
+    *,
+    weights: Mapping[int, QuantizedWeight] | None = None,
+    bias: Mapping[int, npt.NDArray[np.float64]] | None = None,
+) -> Placement:
+    """Give every tensor to be quantized its scale and zero point.
+
+    Data movement hands on the quantization of its input. Inputs of a Concat share one, unless their ranges differ so
+    much that the smaller would lose more than two bits: then the Concat requantizes.
+    """
+    chosen = frozenset(int8)
+    tensors = quantized_tensors(units, chosen)
+    parent = {name: name for name in tensors}
+
+    def root(name: str) -> str:
+        while parent[name] != name:
+            parent[name] = parent[parent[name]]
+            name = parent[name]
+        return name
+
+    merged = {name: ranges[name] for name in tensors}
+    for unit in units.all:
+        if unit.index not in chosen:
+            continue
+        if unit.role is Role.MOVEMENT:
+            for name in unit.outputs:
+                if name in parent and unit.inputs[0] in parent:
+                    parent[root(name)] = root(unit.inputs[0])
+        elif unit.role is Role.CONCAT:
+            roots = list(dict.fromkeys(root(name) for name in (*unit.inputs, *unit.outputs)))
+            widths = [merged[name][1] - merged[name][0] for name in roots]
+            low = min(merged[name][0] for name in roots)
+            high = max(merged[name][1] for name in roots)
+            if min(widths) >= SHARED_RANGE * (high - low):
+                for name in roots[1:]:
+                    parent[name] = roots[0]
+                merged[roots[0]] = (low, high)
+    parameters = {name: activation_parameters(merged[root(name)], rules.activation_dtype) for name in tensors}
+    return Placement(chosen, parameters, weights or {}, bias or {})
+
+
+def write(model: onnx.ModelProto, units: Units, placement: Placement, rules: Int8Rules) -> onnx.ModelProto:
+    """Return a copy of ``model`` with Q/DQ nodes as ``placement`` says; ``model`` is left as it is."""
+    graph = model.graph
+    result = onnx.ModelProto()
+    result.CopyFrom(onnx.ModelProto(ir_version=model.ir_version))
+    for field in model.DESCRIPTOR.fields:
+        if field.name != "graph" and (field.is_repeated or model.HasField(field.name)):
+            if field.is_repeated:
+                getattr(result, field.name).extend(getattr(model, field.name))
+            elif field.message_type is None:
+                setattr(result, field.name, getattr(model, field.name))
+            else:
+                getattr(result, field.name).CopyFrom(getattr(model, field.name))
+    writer = _Writer(units, placement, rules, _names(graph))
+    for name in units.graph_inputs:
+        if name in placement.parameters:
+            writer.quantize(name, name)
+    for unit in units.all:
+        writer.emit(unit)
+    target = result.graph
+    target.name, target.doc_string = graph.name, graph.doc_string
+    target.input.extend(graph.input)
+    target.output.extend(graph.output)
+    target.metadata_props.extend(graph.metadata_props)
+    target.node.extend(writer.nodes)
+    used = {name for node in writer.nodes for name in node.input} | {value.name for value in graph.output}
+    used |= _read_in_subgraphs(writer.nodes)
+    target.initializer.extend(tensor for tensor in graph.initializer if tensor.name in used)
+    target.initializer.extend(writer.initializers)
+    made = {name for node in writer.nodes for name in node.output}
+    target.value_info.extend(value for value in graph.value_info if value.name in made)
+    return result
+
+
+class _Writer:
+    """Emits nodes in graph order; holds what has been written so far."""
+
+    def __init__(self, units: Units, placement: Placement, rules: Int8Rules, names: set[str]) -> None:
+        self.units = units
+        self.placement = placement
+        self.rules = rules
+        self.names = names
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+        self._dequantized: dict[str, str] = {}
+        self._weights: dict[tuple[str, int, int], str] = {}
+
+    def emit(self, unit: Unit) -> None:
+        """Write one unit, with the quantizers of its weights before it and of its outputs after it."""
+        in_int8 = unit.index in self.placement.int8
+        nodes = [onnx.NodeProto() for _ in unit.nodes]
+        for copy, original in zip(nodes, unit.nodes, strict=True):
+            copy.CopyFrom(original)
+        if in_int8:
+            for position, name in enumerate(nodes[0].input):
+                if name in unit.inputs and name in self._dequantized:
+                    nodes[0].input[position] = self._dequantized[name]
+            if unit.role is Role.HEAVY:
+                self._quantize_constants(unit, nodes[0])
+        renamed: dict[str, str] = {}
+        for name in unit.outputs:
+            if name in self.placement.parameters and in_int8:
+                renamed[name] = self._fresh(f"{name}_float")
+        last = nodes[-1]
+        for position, name in enumerate(last.output):
+            last.output[position] = renamed.get(name, name)
+        self.nodes.extend(nodes)
+        for name in unit.outputs:
+            if name in self.placement.parameters:
+                self.quantize(name, renamed.get(name, name))
+
+    def quantize(self, name: str, source: str) -> None:
+        """Write Q and DQ for tensor ``name``, whose float form is called ``source``."""
+        parameters = self.placement.parameters[name]
+        scale = self._constant(f"{name}_scale", np.array(parameters.scale, np.float32))
+        zero_point = self._constant(f"{name}_zero_point", parameters.zero_point_array)
+        quantized = self._fresh(f"{name}_quantized")
+        dequantized = name if source != name else self._fresh(f"{name}_dequantized")
+        self._node("QuantizeLinear", [source, scale, zero_point], quantized)
+        self._node("DequantizeLinear", [quantized, scale, zero_point], dequantized)
+        self._dequantized[name] = dequantized
+
+    def _quantize_constants(self, unit: Unit, node: onnx.NodeProto) -> None:
+        original = unit.node
+        if len(original.input) < 2 or original.input[1] not in self.units.constants:
+            return
+        weight_name = original.input[1]
+        input_scale = self.placement.parameters[unit.inputs[0]].scale
+        bias = unit_bias(unit, self.units)
+        corrected = self.placement.bias.get(unit.index)
+        if corrected is not None:
+            bias = corrected
+        weight = self.placement.weights.get(unit.index) or quantized_weight(
+            unit, self.units, self.rules, input_scale, bias
+        )
+        if unit.index in self.placement.weights or bias is not None:
+            shared = None  # depends on this unit's input scale
+        else:
+            shared = self._weights.get((weight_name, weight.axis, 0))
+        if shared is None:
+            shared = self._dequantize(weight_name, weight.integers, weight.scale, weight.axis)
+            self._weights.setdefault((weight_name, weight.axis, 0), shared)
+        node.input[1] = shared
+        if bias is None:
+            return
+        if original.op_type == "MatMul":
+            raise ValueError(f"MatMul '{unit.name}' cannot take a bias")
+        integers, scale = quantize_bias(bias, input_scale, weight.scale)
+        bias_name = original.input[2] if len(original.input) > 2 and original.input[2] else f"{weight_name}_bias"
+        dequantized = self._dequantize(bias_name, integers, scale, 0)
+        if len(node.input) > 2:
+            node.input[2] = dequantized
+        else:
+            node.input.append(dequantized)
+
+    def _dequantize(
+        self,
+        name: str,
+        integers: npt.NDArray[np.int8] | npt.NDArray[np.int32],
+        scale: npt.NDArray[np.float32],
+        axis: int,
+    ) -> str:
+        inputs = [
+            self._constant(f"{name}_quantized", integers),
+            self._constant(f"{name}_scale", scale),
+            self._constant(f"{name}_zero_point", np.zeros(scale.shape, integers.dtype)),
+        ]
+        output = self._fresh(f"{name}_dequantized")
+        node = self._node("DequantizeLinear", inputs, output)
+        if scale.ndim:
+            node.attribute.append(onnx.helper.make_attribute("axis", axis))
+        return output
+
+    def _node(self, operator: str, inputs: list[str], output: str) -> onnx.NodeProto:
+        node = onnx.helper.make_node(operator, inputs, [output], name=self._fresh(f"{output}_{operator}"))
+        self.nodes.append(node)
+        return node
+
+    def _constant(self, prefix: str, values: npt.NDArray[np.generic]) -> str:
+        name = self._fresh(prefix)
+        self.initializers.append(numpy_helper.from_array(values, name))
+        return name
+
+    def _fresh(self, prefix: str) -> str:
+        name, number = prefix, 1
+        while name in self.names:
+            number += 1
+            name = f"{prefix}_{number}"
+        self.names.add(name)
+        return name
+
+
+def unit_bias(unit: Unit, units: Units) -> npt.NDArray[np.float64] | None:
+    """Return the bias of a Conv or Gemm as float64 [channels], or None."""
+    if unit.node.op_type not in ("Conv", "Gemm") or len(unit.node.input) < 3 or not unit.node.input[2]:
+        return None
+    return numpy_helper.to_array(units.constants[unit.node.input[2]]).astype(np.float64).reshape(-1)
+
+
+def output_axis(unit: Unit) -> int:
+    """Return the axis of the weights of a Conv, Gemm or MatMul that counts output channels."""
+    if unit.node.op_type == "Conv":
+        return 0
+    if unit.node.op_type == "Gemm":
+        return 0 if any(found.name == "transB" and found.i for found in unit.node.attribute) else 1
+    return 1
+
+
+def quantized_weight(
+    unit: Unit,
+    units: Units,
+    rules: Int8Rules,
+    input_scale: np.float32,
+    bias: npt.NDArray[np.float64] | None,
+) -> QuantizedWeight:
+    """Round the weights of a heavy unit to nearest."""
+    values = numpy_helper.to_array(units.constants[unit.node.input[1]])
+    floor = smallest_weight_scale(bias, input_scale)
+    return quantize_weight(
+        values,
+        output_axis(unit),
+        bits=rules.weight_bits,
+        per_channel=rules.per_channel,
+        smallest_scale=floor if rules.per_channel else np.max(floor),
+    )
+
+
+def _read_in_int8(units: Units, chosen: frozenset[int], name: str) -> bool:
+    return any(index in chosen and name in units.all[index].inputs for index in units.consumers.get(name, ()))
+
+
+def _needs_integer_output(unit: Unit) -> bool:
+    """A matrix product may answer in float (QGemm, MatMulIntegerToFloat); every other int8 kernel answers in int8."""
+    return unit.node.op_type not in ("Gemm", "MatMul")
+
+
+def _names(graph: onnx.GraphProto) -> set[str]:
+    names = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
+    for node in graph.node:
+        names.update(node.input)
+        names.update(node.output)
+        names.add(node.name)
+    return names | _read_in_subgraphs(graph.node)
+
+
+def _read_in_subgraphs(nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    names: set[str] = set()
+    pending = [attribute for node in nodes for attribute in node.attribute]
+    while pending:
+        attribute = pending.pop()
+        bodies = [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]
+        for body in bodies:
+            names.update(tensor.name for tensor in body.initializer)
+            names.update(value.name for value in (*body.input, *body.output))
+            for node in body.node:
+                names.update((*node.input, *node.output))
+                pending.extend(node.attribute)
+    return names
