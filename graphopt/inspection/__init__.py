@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import onnx
 
 from graphopt.errors import UsageError
 from graphopt.graph.cost import ModelCost, cost
 from graphopt.inspection.opportunities import Opportunity, opportunities
-from graphopt.model import read
+from graphopt.model import LoadedModel, ModelSource, read
 from graphopt.report.schema import ModelFacts, plain
 from graphopt.runtime import TensorSpec, input_specs, output_specs
 from graphopt.targets import load_target
 
 SCHEMA = "graphopt.inspect/1"
-
-ModelSource: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,7 @@ def inspect(
     target: str = "cpu",
     runtime: str | None = None,
     batch: int = 1,
-    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> Inspection:
     """Look at a model's structure; external weights may be absent.
 
@@ -112,7 +109,25 @@ def inspect(
         )
     loaded = read(model, weights=False)
     found = cost(loaded.proto, input_shapes, batch)
-    facts = ModelFacts(
+    return Inspection(
+        name=Path(loaded.name).name,
+        model=_facts(loaded, found),
+        batch=batch,
+        inputs=input_specs(loaded.proto),
+        outputs=output_specs(loaded.proto),
+        cost=found,
+        opportunities=opportunities(loaded.proto, found, profile.recipe),
+        warnings=(*loaded.warnings, *_unknown(found)),
+    )
+
+
+def model_facts(loaded: LoadedModel, input_shapes: Mapping[str, Sequence[int]] | None = None) -> ModelFacts:
+    """One model in figures, for one sample; ``input_shapes`` fixes dynamic inputs by name."""
+    return _facts(loaded, cost(loaded.proto, input_shapes))
+
+
+def _facts(loaded: LoadedModel, found: ModelCost) -> ModelFacts:
+    return ModelFacts(
         path=str(loaded.path) if loaded.path else None,
         sha256=loaded.sha256,
         bytes=loaded.size,
@@ -120,16 +135,6 @@ def inspect(
         parameters=found.parameters,
         macs=found.macs,
         opset=_opset(loaded.proto),
-    )
-    return Inspection(
-        name=Path(loaded.name).name,
-        model=facts,
-        batch=batch,
-        inputs=input_specs(loaded.proto),
-        outputs=output_specs(loaded.proto),
-        cost=found,
-        opportunities=opportunities(loaded.proto, found, profile.recipe),
-        warnings=(*loaded.warnings, *_unknown(found)),
     )
 
 
@@ -146,4 +151,4 @@ def _unknown(found: ModelCost) -> tuple[str, ...]:
     return (f"multiply-adds of {len(unknown)} layers are unknown ({unknown[0]}{more}){advice}",)
 
 
-__all__ = ["SCHEMA", "Inspection", "Opportunity", "inspect"]
+__all__ = ["SCHEMA", "Inspection", "Opportunity", "inspect", "model_facts"]

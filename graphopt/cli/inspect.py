@@ -1,0 +1,47 @@
+"""``graphopt inspect``."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from graphopt.cli.options import common_options, input_shape_option, json_option, model_argument
+from graphopt.cli.terminal import Terminal
+
+
+@click.command(short_help="Show a model's parameters, multiply-adds, memory and layers.")
+@model_argument
+@click.option("-t", "--target", default="cpu", show_default=True, help="Target whose passes are counted.")
+@click.option("--runtime", default=None, help="Runtime of the target, as 'graphopt targets NAME' lists them.")
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Size of dynamic first axes.")
+@input_shape_option
+@click.option("--top", type=click.IntRange(min=0), default=15, show_default=True, help="Layers to list; JSON has all.")
+@json_option
+@common_options
+@click.pass_obj
+def inspect(
+    terminal: Terminal,
+    /,
+    *,
+    model: str,
+    target: str,
+    runtime: str | None,
+    batch: int,
+    input_shapes: dict[str, tuple[int, ...]],
+    top: int,
+    as_json: bool,
+) -> None:
+    """Show parameters, multiply-adds, memory, the work by kind and by layer, and what each pass could do.
+
+    Only the structure is read: the external weights of MODEL may be absent.
+
+    \b
+    Example:
+      graphopt inspect model.onnx --batch 8 --json
+    """  # noqa: D301
+    from graphopt.inspection import inspect as inspect_model
+    from graphopt.inspection.text import as_text
+
+    found = inspect_model(model, target=target, runtime=runtime, batch=batch, input_shapes=input_shapes)
+    terminal.result(json.dumps(found.to_dict(), indent=2, ensure_ascii=False) if as_json else as_text(found, top))

@@ -1,0 +1,100 @@
+"""``graphopt passes`` and ``graphopt targets``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from graphopt.cli.options import common_options, json_option
+from graphopt.cli.terminal import Terminal
+
+if TYPE_CHECKING:
+    from graphopt.targets import Target
+
+
+@click.command(short_help="List the passes.")
+@json_option
+@common_options
+@click.pass_obj
+def passes(terminal: Terminal, /, *, as_json: bool) -> None:
+    """List the passes with one line each.
+
+    \b
+    Example:
+      graphopt passes
+    """  # noqa: D301
+    from graphopt.options import describe_options
+    from graphopt.passes import PASSES
+    from graphopt.report.schema import plain
+
+    found = [
+        {
+            "name": name,
+            "exact": kind.exact,
+            "summary": kind.summary,
+            "options": {
+                key: {"type": words, "default": plain(default)}
+                for key, (words, default) in describe_options(kind).items()
+            },
+        }
+        for name, kind in sorted(PASSES.items())
+    ]
+    if as_json:
+        terminal.result(json.dumps(found, indent=2))
+        return
+    rows = [(str(one["name"]), "exact" if one["exact"] else "approximate", str(one["summary"])) for one in found]
+    terminal.result(_columns(rows))
+
+
+@click.command(short_help="List the targets, or show one whole.")
+@click.argument("name", required=False)
+@json_option
+@common_options
+@click.pass_obj
+def targets(terminal: Terminal, /, *, name: str | None, as_json: bool) -> None:
+    """List the targets with one line each, or show the profile of target NAME (or FILE.toml) whole.
+
+    \b
+    Example:
+      graphopt targets cpu
+    """  # noqa: D301
+    from graphopt.report.schema import plain
+    from graphopt.targets import PLANNED, TARGETS, load_target
+
+    if name is not None:
+        profile = load_target(name)
+        terminal.result(json.dumps(plain(profile), indent=2) if as_json else _profile(profile))
+        return
+    found = [load_target(known) for known in sorted(TARGETS)]
+    if as_json:
+        terminal.result(json.dumps([{"name": one.name, "summary": one.summary} for one in found], indent=2))
+        return
+    terminal.result(_columns([(one.name, one.summary) for one in found]))
+    terminal.note(f"not available yet: {', '.join(PLANNED)}")
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _profile(profile: Target) -> str:
+    """The profile whole, a line for each fact."""
+    from graphopt.report.schema import plain
+
+    rows: list[tuple[str, ...]] = []
+    pending: list[tuple[str, Any]] = [("", plain(profile))]
+    while pending:
+        name, value = pending.pop()
+        if isinstance(value, dict):
+            inner = [(f"{name}.{key}" if name else key, item) for key, item in value.items()]
+            pending.extend(reversed(inner))
+        else:
+            shown = ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
+            rows.append((name, "none" if value is None else shown))
+    return _columns(rows)
