@@ -16,10 +16,10 @@ from typing import Any, Protocol, TypeGuard
 
 import onnx
 
-from graphopt.errors import DataError, UsageError
+from graphopt.errors import DataError, PassError, UsageError
 from graphopt.graph import export_graph, import_graph, remove_unused, toposort, verify
 from graphopt.graph.cost import cost
-from graphopt.passes.base import ApproximatePass, Candidate, Context, ExactPass, Pass, PassReport
+from graphopt.passes.base import ApproximatePass, Candidate, Context, Declined, ExactPass, Pass, PassReport
 from graphopt.report.schema import Stage, Status
 
 log = logging.getLogger(__name__)
@@ -104,14 +104,9 @@ class StageRunner:
         started = time.perf_counter()
         self.context.progress(one.name, 0, 0)
         try:
-            work = import_graph(current)
-            report = one.apply(work.gs, self.context)
+            changed, report = _applied(one, current, self.context)
             if not report.changes:
                 return Step(current, self._stage(one.name, "applied", "nothing to do", current, started, report=report))
-            remove_unused(work.gs)
-            toposort(work.gs)
-            changed = export_graph(work)
-            verify(changed)
             difference = self.judge.why_different(current, changed)
         except PROPAGATED:
             raise
@@ -154,6 +149,13 @@ class StageRunner:
                 last = candidate.report
                 verify(candidate.model)
                 trial = self.judge.trial(candidate.model, current)
+            except Declined as declined:
+                if refusals:
+                    refusals.append(str(declined))
+                    break
+                last, reason = declined.report, str(declined)
+                yield Step(current, self._stage(one.name, "skipped", reason, current, started, report=last))
+                return
             except PROPAGATED:
                 raise
             except Exception as error:  # a pass that fails costs only itself; the report names it
@@ -222,3 +224,40 @@ class StageRunner:
 
 def _labelled(candidate: Candidate, problem: str) -> str:
     return f"{candidate.label}: {problem}" if candidate.label else problem
+
+
+def run_ungated(one: Pass, model: onnx.ModelProto, context: Context) -> onnx.ModelProto:
+    """Apply one pass and take what it gives, the first candidate of an approximate one.
+
+    Raises:
+        PassError: the pass failed or left an invalid graph.
+        DataError: the data do not fit the model.
+        UsageError: an option of the pass does not fit the model.
+    """
+    try:
+        if is_exact(one):
+            return _applied(one, model, context)[0]
+        assert is_approximate(one)
+        candidate = next(one.candidates(model, context), None)
+        if candidate is not None:
+            verify(candidate.model)
+        return model if candidate is None else candidate.model
+    except Declined:
+        return model
+    except PROPAGATED:
+        raise
+    except Exception as error:
+        raise PassError(f"{one.name} failed: {type(error).__name__}: {error}") from error
+
+
+def _applied(one: ExactPass, model: onnx.ModelProto, context: Context) -> tuple[onnx.ModelProto, PassReport]:
+    """Apply an exact pass to a fresh import; where it changes nothing, the very model comes back."""
+    work = import_graph(model)
+    report = one.apply(work.gs, context)
+    if not report.changes:
+        return model, report
+    remove_unused(work.gs)
+    toposort(work.gs)
+    changed = export_graph(work)
+    verify(changed)
+    return changed, report

@@ -38,11 +38,13 @@ def headline(report: Report) -> str:
     name = Path(report.input.path).name if report.input.path else "the model"
     if report.result == "rejected":
         return f"{name} for {report.target}: rejected, no candidate held the gates"
+    if report.output is None:
+        return f"{name} for {report.target}: planned, nothing was run"
     parts = []
     if report.latency:
         speed = f"{report.latency.speedup:.2f}x as fast"
         parts.append(speed if report.latency.source == "measured" else f"{speed} (estimated)")
-    if report.output and report.input.bytes and report.output.bytes:
+    if report.input.bytes and report.output.bytes:
         parts.append(f"{report.input.bytes / report.output.bytes:.2f}x smaller")
     if report.accuracy:
         parts.append(f"{report.accuracy.metric} {_signed(-report.accuracy.drop, report.accuracy.metric)}")

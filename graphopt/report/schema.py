@@ -138,7 +138,7 @@ class Report:
         return as_text(self)
 
 
-def plain(value: Any) -> Any:  # noqa: PLR0911 (one return a kind of value)
+def plain(value: Any) -> Any:
     """Turn a value into what JSON can hold: NumPy scalars and arrays, tuples, sets, paths and data classes included."""
     if is_dataclass(value) and not isinstance(value, type):
         return {item.name: plain(getattr(value, item.name)) for item in fields(value)}

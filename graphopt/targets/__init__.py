@@ -5,6 +5,7 @@ A profile is a TOML file; ours and a user's have the same form (docs/targets.md)
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def profile_path(name: str) -> Path:
     raise UsageError(f"unknown target '{name}'. {available}")
 
 
-def load_target(name: str | Path | Target) -> Target:
+def load_target(name: str | os.PathLike[str] | Target) -> Target:
     """Return the target called ``name``, or read it from a TOML file.
 
     Args:
@@ -59,9 +60,9 @@ def load_target(name: str | Path | Target) -> Target:
     """
     if isinstance(name, Target):
         return name
-    if str(name).endswith(".toml"):
-        return read_profile(Path(name), parents=profile_path)
-    return read_profile(profile_path(str(name)), parents=profile_path)
+    text = os.fspath(name)
+    path = Path(text) if text.endswith(".toml") else profile_path(text)
+    return read_profile(path, parents=profile_path)
 
 
 __all__ = ["PLANNED", "TARGETS", "Hardware", "Int8Rules", "Target", "cpu_description", "load_target", "profile_path"]

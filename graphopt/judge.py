@@ -1,0 +1,235 @@
+"""Judges models on the user's data and on the clock; the one place that knows data, clocks and gates together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import onnx
+
+from graphopt import equality, runtime
+from graphopt.data import Feed, Parts
+from graphopt.decisions import Decisions, Measured, comparison_key
+from graphopt.errors import UnsupportedModelError
+from graphopt.graph.cost import cost
+from graphopt.model.content import content_hash
+from graphopt.report.schema import AccuracyFacts, LatencyFacts
+from graphopt.stages import Shapes, Trial
+from graphopt.validation import Accuracy, Gates, Reference, evaluate, measure, verdict
+
+Progress = Callable[[str, int, int], None]
+
+# How they are given, for those who were not given any.
+HOW_TO_GIVE = "give samples with --data (data= in Python)"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the verdict on one model rests on.
+
+    Attributes:
+        accuracy: on the evaluation samples; None without any.
+        latency: against the original.
+        refusal: which gates do not hold, with the figures; None when all do.
+    """
+
+    accuracy: AccuracyFacts | None
+    latency: LatencyFacts
+    refusal: str | None
+
+
+@dataclass
+class DataJudge:
+    """Judges models against the original.
+
+    Attributes:
+        original: the model as the user has it.
+        gates: what the result is promised to hold.
+        parts: the user's samples, in disjoint parts.
+        feeds: a few inputs on which exact passes are compared; the first one is also what calls are timed with.
+        metric: ``auto``, a name, or a function.
+        threads: intra-op threads that latency is judged at.
+        jobs: intra-op threads for what is not timed.
+        providers: execution providers, the preferred first.
+        seed: of resampling and of the order of timings.
+        overhead: bytes that the file of the result has beyond the model (its provenance).
+        allow_unvalidated: let approximate passes run without samples to judge them by.
+        progress: called with (what, done, total).
+    """
+
+    original: onnx.ModelProto
+    gates: Gates
+    parts: Parts
+    feeds: Sequence[Feed]
+    metric: str | Callable[..., float] = "auto"
+    threads: int = 1
+    jobs: int = 1
+    providers: Sequence[str] = ("CPUExecutionProvider",)
+    seed: int = 0
+    overhead: int = 0
+    allow_unvalidated: bool = False
+    progress: Progress = lambda what, done, total: None
+    recalled: bool = field(default=False, init=False)
+    _decisions: Decisions = field(default_factory=Decisions, init=False)
+    _found: dict[str, Finding] = field(default_factory=dict, init=False)
+
+    @property
+    def shapes(self) -> Shapes:
+        """Shapes of the inputs that calls are timed with."""
+        return {name: tuple(array.shape) for name, array in self.feeds[0].items()}
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What went wrong beside the models."""
+        return (self._decisions.warning,) if self._decisions.warning else ()
+
+    def check_original(self, name: str) -> None:
+        """Run the original once, before any pass: what cannot be run cannot be judged.
+
+        Raises:
+            UnsupportedModelError: ONNX Runtime does not load or run it; ``name`` is in the message.
+            UsageError: a provider is not available.
+        """
+        try:
+            opened = runtime.session(self.original, threads=self.threads, providers=self.providers)
+            runtime.run(opened, self.feeds[0])
+        except UnsupportedModelError as error:
+            raise UnsupportedModelError(f"{name}: {error}") from error
+
+    def why_different(self, before: onnx.ModelProto, after: onnx.ModelProto) -> str | None:
+        """Say how the outputs of ``after`` differ from those of ``before`` beyond rounding; None: they do not."""
+        return equality.why_different(before, after, self.feeds, self.threads)
+
+    def why_unjudged(self, needs: frozenset[str]) -> str | None:
+        """Say why an approximate pass cannot be run or judged; None: it can."""
+        if "calibration" in needs and self.parts.calibration is None:
+            return f"it needs samples to calibrate on: {HOW_TO_GIVE}"
+        if self.allow_unvalidated:
+            return None
+        if self.parts.selection is None:
+            return f"there are no samples to choose by: {HOW_TO_GIVE}, or allow it with --allow-unvalidated"
+        if self.parts.evaluation is None:
+            return f"there are no samples to judge it by: {HOW_TO_GIVE}, or allow it with --allow-unvalidated"
+        return None
+
+    def trial(self, candidate: onnx.ModelProto, current: onnx.ModelProto) -> Trial:
+        """Judge a candidate: accuracy against the original, speed against the model without it."""
+        metric = None
+        if self._selection is not None:
+            accuracy = self._accuracy(self._selection, candidate)
+            metric = accuracy.optimized
+            if not accuracy.passed:
+                return Trial(accuracy.reason, metric)
+        speed = self._speed(current, candidate)
+        if speed.speedup < 1:
+            return Trial(f"{_times(speed.speedup)} as fast as the model without it", metric, speed.optimized_ms)
+        return Trial(None, metric, speed.optimized_ms)
+
+    def verdict(self, model: onnx.ModelProto) -> str | None:
+        """Look at the evaluation samples and say which gates the model does not hold; None: it holds all."""
+        return self.finding(model).refusal
+
+    def finding(self, model: onnx.ModelProto) -> Finding:
+        """Return what the verdict on a model rests on; a model is looked at once."""
+        digest = _digest(model)
+        if digest not in self._found:
+            self._found[digest] = self._find(model, digest)
+        return self._found[digest]
+
+    def _find(self, model: onnx.ModelProto, digest: str) -> Finding:
+        accuracy = self._accuracy(self._evaluation, model) if self._evaluation is not None else None
+        speed = self._speed(self.original, model)
+        least = self.gates.min_speedup
+        same = digest == _digest(self.original)
+        if not same and speed.high < least:
+            # One of forty equal models would fail by chance: a failure must show twice.
+            speed = self._speed(self.original, model, attempt=2)
+        passed = least <= 1 if same else speed.high >= least
+        latency = LatencyFacts(
+            source="measured",
+            provider=self.providers[0],
+            threads=self.threads,
+            baseline_ms=speed.baseline_ms,
+            optimized_ms=speed.optimized_ms,
+            speedup=speed.speedup,
+            ci95=(speed.low, speed.high),
+            min_speedup=least,
+            passed=passed,
+        )
+        judged = verdict(
+            self.gates,
+            accuracy=accuracy,
+            size=content_hash(model)[1] + self.overhead,
+            macs=cost(model, shapes=self.shapes).macs,
+            baseline_macs=cost(self.original, shapes=self.shapes).macs,
+        )
+        failures = list(judged.failures)
+        if not passed:
+            interval = f"95 % interval {speed.low:.2f} to {speed.high:.2f}"
+            failures.append(f"{_times(speed.speedup)} as fast as the original ({interval}), wanted is {least:g}x")
+        return Finding(_facts(accuracy), latency, "; ".join(failures) or None)
+
+    @cached_property
+    def _selection(self) -> Reference | None:
+        return self._reference("selection")
+
+    @cached_property
+    def _evaluation(self) -> Reference | None:
+        return self._reference("evaluation")
+
+    def _reference(self, part: str) -> Reference | None:
+        samples = getattr(self.parts, part)
+        if samples is None:
+            return None
+        threads = max(self.threads, self.jobs)
+        return Reference(self.original, samples, metric=self.metric, threads=threads, providers=self.providers)
+
+    def _accuracy(self, reference: Reference, model: onnx.ModelProto) -> Accuracy:
+        return evaluate(reference, [model], max_drop=self.gates.max_drop, progress=self.progress)[0]
+
+    def _speed(self, baseline: onnx.ModelProto, model: onnx.ModelProto, attempt: int = 1) -> Measured:
+        """Measure, or recall what was measured on this machine before; see ``graphopt.decisions``."""
+        key = comparison_key(
+            baseline=_digest(baseline),
+            optimized=_digest(model),
+            shapes=sorted(self.shapes.items()),
+            threads=self.threads,
+            providers=",".join(self.providers),
+            attempt=attempt,
+        )
+        known = self._decisions.recall(key)
+        if known is not None:
+            self.recalled = True
+            return known
+        self.progress("measuring latency", 0, 0)
+        found = measure(baseline, model, self.feeds[0], threads=self.threads, providers=self.providers, seed=self.seed)
+        low, high = found.ci95
+        measured = Measured(found.baseline_ms, found.optimized_ms, found.speedup, low, high)
+        self._decisions.remember(key, measured)
+        return measured
+
+
+def _facts(accuracy: Accuracy | None) -> AccuracyFacts | None:
+    if accuracy is None:
+        return None
+    return AccuracyFacts(
+        metric=accuracy.metric,
+        baseline=accuracy.baseline,
+        optimized=accuracy.optimized,
+        drop=accuracy.drop,
+        max_drop=accuracy.max_drop,
+        samples=accuracy.samples,
+        sqnr_db=accuracy.sqnr_db,
+        ci95=accuracy.ci95,
+        passed=accuracy.passed,
+    )
+
+
+def _digest(model: onnx.ModelProto) -> str:
+    return content_hash(model)[0].hexdigest()
+
+
+def _times(ratio: float) -> str:
+    """Write a ratio so that 0.997 does not read as 1.00."""
+    return f"{ratio:.3f}x" if 0.995 <= ratio < 1 else f"{ratio:.2f}x"
