@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -72,6 +72,10 @@ class Block:
     labels: Any = None
     counted: bool = False
     single: bool = False
+
+
+# Starts a reader anew. A generator, so that its files can be closed when the caller stops halfway.
+Reader: TypeAlias = Callable[[], Generator[Block, None, None]]
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:

@@ -6,7 +6,7 @@ A file ``labels.npy`` holds one class index for each sample of the other files, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from graphopt.data.block import Block, Column, natural
@@ -24,7 +24,7 @@ def list_arrays(folder: Path) -> list[Path]:
     return sorted(files, key=lambda path: natural(path.name))
 
 
-def file_blocks(folder: Path, files: Sequence[Path], ranks: dict[str, int]) -> Iterator[Block]:
+def file_blocks(folder: Path, files: Sequence[Path], ranks: dict[str, int]) -> Generator[Block, None, None]:
     """Yield one block for each file.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ def list_images(folder: Path) -> list[tuple[Path, int | None]]:
     return [(path, index[child.name]) for child, images in by_class for path in images]
 
 
-def image_blocks(images: list[tuple[Path, int | None]], block: Preprocess) -> Iterator[Block]:
+def image_blocks(images: list[tuple[Path, int | None]], block: Preprocess) -> Generator[Block, None, None]:
     """Yield one block for each image."""
     for path, label in images:
         yield Block(str(path), {ONLY_INPUT: ImageColumn(path, block)}, label, single=True)

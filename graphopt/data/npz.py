@@ -9,7 +9,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from math import prod
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -35,16 +35,14 @@ class NpyStream:
     def __init__(self, archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) -> None:
         self._archive, self._member, self.where = archive, member, where
         self._stream: IO[bytes] = self._open()
-        self.shape, self.fortran, self.dtype = read_header(self._stream, where)
-        self._start = self._stream.tell()
-        self._next = 0
-        declared = prod(self.shape) * self.dtype.itemsize
-        held = member.file_size - self._start
-        if declared != held:
-            raise DataError(
-                f"{where}: the header declares shape {self.shape} and dtype {self.dtype}, {declared} bytes, "
-                f"but the file holds {held}; it is truncated or damaged, write it again"
-            )
+        try:
+            self.shape, self.fortran, self.dtype = read_header(self._stream, where)
+            self._start = self._stream.tell()
+            self._next = 0
+            self._check_size(member.file_size - self._start)
+        except DataError:
+            self._stream.close()
+            raise
 
     def row(self, index: int) -> Array:
         """Return one row; cheap when indices ascend."""
@@ -73,6 +71,18 @@ class NpyStream:
                 left -= len(data)
             file.flush()
             return np.memmap(file, self.dtype, mode="r", shape=self.shape, order="F")
+
+    def _check_size(self, held: int) -> None:
+        declared = prod(self.shape) * self.dtype.itemsize
+        if declared != held:
+            raise DataError(
+                f"{self.where}: the header declares shape {self.shape} and dtype {self.dtype}, {declared} bytes, "
+                f"but the file holds {held}; it is truncated or damaged, write it again"
+            )
+
+    def close(self) -> None:
+        """Close the member; the archive stays open."""
+        self._stream.close()
 
     def _rewind(self) -> None:
         self._stream.close()
@@ -137,7 +147,7 @@ def open_npz(path: Path) -> Iterator[Mapping[str, Column]]:
         archive = zipfile.ZipFile(path)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: not a readable .npz file: {_reason(error)}; write it with numpy.savez") from error
-    with archive:
+    with archive, ExitStack() as opened:
         columns: dict[str, Column] = {}
         for member in archive.infolist():
             key = _key(path, member)
@@ -145,6 +155,7 @@ def open_npz(path: Path) -> Iterator[Mapping[str, Column]]:
             if key in columns:
                 raise DataError(f"{where} is there twice; write the file again")
             stream = NpyStream(archive, member, where)
+            opened.callback(stream.close)
             columns[key] = ArrayColumn(stream.to_disk()) if stream.fortran and 0 not in stream.shape else stream
         if not columns:
             raise DataError(f"{path}: holds no arrays")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ def array_block(arrays: Mapping[str, Any], where: str) -> Block:
     return Block(where, columns, None if labels is None else check_labels(np.asarray(labels), where), counted=True)
 
 
-def item_blocks(start: Callable[[], Iterable[Any]], where: str) -> Iterator[Block]:
+def item_blocks(start: Callable[[], Iterable[Any]], where: str) -> Generator[Block, None, None]:
     """Yield one block for each item of an iterable; what the user's code raises becomes a DataError."""
     try:
         items = iter(start())

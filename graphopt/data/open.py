@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from graphopt.data.block import Block
+from graphopt.data.block import Block, Reader
 from graphopt.data.callables import is_function_name, load_function
 from graphopt.data.fit import batch_size, resolve
 from graphopt.data.folder import file_blocks, list_arrays
@@ -26,7 +27,6 @@ from graphopt.errors import DataError
 from graphopt.runtime import TensorSpec
 
 Source: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any] | Iterable[Any] | DataSource"
-Reader: TypeAlias = Callable[[], Iterator[Block]]
 
 _EXPECTED = "give FILE.npz, a directory of .npy, .npz or images, an ONNX test data directory, or MODULE:FUNCTION"
 
@@ -65,7 +65,7 @@ def open_data(
         source = {specs[0].name: source}
     if isinstance(source, Mapping):
         block = array_block(source, "data")
-        return _direct(lambda: iter([block]), specs, "arrays")
+        return _direct(lambda: (block for _ in range(1)), specs, "arrays")
     if isinstance(source, (list, tuple)):
         return _direct(lambda: item_blocks(lambda: source, "data"), specs, f"a {type(source).__name__}")
     if not hasattr(source, "__iter__") and not hasattr(source, "__getitem__"):
@@ -129,7 +129,7 @@ def _called(function: Callable[..., Any], name: str) -> Iterable[Any]:
     return made  # type: ignore[no-any-return]
 
 
-def _file(path: Path) -> Iterator[Block]:
+def _file(path: Path) -> Generator[Block, None, None]:
     if path.suffix == ".npy":
         yield Block(str(path), {ONLY_INPUT: open_npy(path)}, counted=True)
         return
@@ -145,7 +145,8 @@ def _direct(blocks: Reader, specs: Sequence[TensorSpec], description: str) -> Da
     def read(wanted: Wanted) -> Iterator[Sample]:
         return samples(blocks, specs, wanted)
 
-    first = next(read(everything), None)
+    with closing(samples(blocks, specs, everything)) as opened:
+        first = next(opened, None)
     if first is None:
         raise _empty(description, specs)
     total = count(blocks, specs)

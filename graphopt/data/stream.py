@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 
 from graphopt.data.arrange import arrange, feed
-from graphopt.data.block import Block
+from graphopt.data.block import Block, Reader
 from graphopt.data.fit import batch_size
 from graphopt.data.sample import Array, DataWarning, Sample, Wanted
 from graphopt.errors import DataError
@@ -17,11 +18,11 @@ from graphopt.runtime import TensorSpec
 
 
 def samples(
-    blocks: Callable[[], Iterator[Block]],
+    blocks: Reader,
     specs: Sequence[TensorSpec],
     wanted: Wanted,
     warn: bool = False,
-) -> Iterator[Sample]:
+) -> Generator[Sample, None, None]:
     """Yield the wanted samples of a reader, each fitted to the model.
 
     Args:
@@ -33,11 +34,16 @@ def samples(
     Raises:
         DataError: the data does not fit the model; names file, key and sample.
     """
+    with closing(blocks()) as reader:
+        yield from _samples(reader, specs, wanted, warn)
+
+
+def _samples(reader: Iterator[Block], specs: Sequence[TensorSpec], wanted: Wanted, warn: bool) -> Iterator[Sample]:
     batch = batch_size(specs)
     seen = 0  # single samples; a feed that is a whole batch counts as many
     pending: list[tuple[dict[str, Array], Any]] = []
     labelled: bool | None = None
-    for block in blocks():
+    for block in reader:
         if block.single and batch == 1 and not wanted(seen):
             seen += 1
             continue
@@ -65,7 +71,7 @@ def samples(
         _warn_of_rest(seen, batch)
 
 
-def count(blocks: Callable[[], Iterator[Block]], specs: Sequence[TensorSpec]) -> int:
+def count(blocks: Reader, specs: Sequence[TensorSpec]) -> int:
     """Count the samples of a reader from its headers alone, and warn of those that do not fill a batch.
 
     Raises:
@@ -73,12 +79,13 @@ def count(blocks: Callable[[], Iterator[Block]], specs: Sequence[TensorSpec]) ->
     """
     batch = batch_size(specs)
     seen = 0
-    for block in blocks():
-        if block.single:
-            seen += 1
-            continue
-        layout = arrange(block, specs)
-        seen += layout.rows * (1 if layout.single else batch)
+    with closing(blocks()) as reader:
+        for block in reader:
+            if block.single:
+                seen += 1
+                continue
+            layout = arrange(block, specs)
+            seen += layout.rows * (1 if layout.single else batch)
     _warn_of_rest(seen, batch)
     return seen // batch
 

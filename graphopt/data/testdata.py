@@ -5,7 +5,7 @@ Source: onnx/docs and ``onnx.backend.test``: ``input_0.pb`` is the first graph i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ def list_sets(folder: Path) -> list[Path]:
     return sorted(sets, key=lambda path: natural(path.name))
 
 
-def set_blocks(sets: Sequence[Path], names: Sequence[str]) -> Iterator[Block]:
+def set_blocks(sets: Sequence[Path], names: Sequence[str]) -> Generator[Block, None, None]:
     """Yield one block for each data set; ``names`` are the model's inputs in order.
 
     Raises:

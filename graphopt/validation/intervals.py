@@ -47,7 +47,9 @@ def wilson(successes: int, count: int) -> Interval:
     share, square = successes / count, Z95 * Z95 / count
     middle = (share + square / 2) / (1 + square)
     half = Z95 / (1 + square) * sqrt(share * (1 - share) / count + square / (4 * count))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # No share of successes is surely 0 or 1 while none or all succeeded: only rounding could move that bound.
+    low = 0.0 if successes == 0 else middle - half
+    return low, 1.0 if successes == count else middle + half
 
 
 def paired_shares(lost: int, won: int, count: int) -> Interval:
