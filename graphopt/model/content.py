@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 
 import onnx
-from onnx import TensorProto
 
-from graphopt.model.skeleton import SMALL, copy_model
+from graphopt.model.skeleton import SMALL, copy_model, external_reference
 from graphopt.model.tensors import is_external, stored_bytes
 from graphopt.model.walk import tensors
 
@@ -44,6 +43,4 @@ def _set_aside(tensor: onnx.TensorProto, large: list[onnx.TensorProto]) -> onnx.
     if not tensor.HasField("raw_data") or is_external(tensor) or stored_bytes(tensor) <= SMALL:
         return None
     large.append(tensor)
-    return onnx.TensorProto(
-        name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, data_location=TensorProto.EXTERNAL
-    )
+    return external_reference(tensor)

@@ -142,7 +142,7 @@ def _reference(tensor: onnx.TensorProto, where: str) -> tuple[str, int, int]:
     vet_dims(tensor)
     expected = byte_count(tensor)
     offset = _number(entries.get("offset", "0"), "offset", where)
-    length = _number(entries.get("length", str(expected)), "length", where)
+    length = _number(entries["length"], "length", where) if "length" in entries else expected
     if length != expected:
         raise UnsafeModelError(
             f"{where} of shape {list(tensor.dims)} needs {expected:,} bytes, "

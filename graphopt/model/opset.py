@@ -11,12 +11,12 @@ import re
 from collections.abc import Iterable
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import helper
 
 from graphopt.errors import ModelError, UnsupportedModelError
 from graphopt.model.carry import take_over
 from graphopt.model.names import shield, unshield
-from graphopt.model.skeleton import SMALL, copy_model
+from graphopt.model.skeleton import SMALL, copy_model, external_reference
 from graphopt.model.structure import check
 from graphopt.model.tensors import is_external, stored_bytes
 from graphopt.model.versions import raise_ir_version
@@ -93,11 +93,7 @@ def _placeholder(tensor: onnx.TensorProto, set_aside: list[onnx.TensorProto]) ->
     if stored_bytes(tensor) <= SMALL and not is_external(tensor):
         return None
     set_aside.append(tensor)
-    placeholder = onnx.TensorProto(
-        name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, data_location=TensorProto.EXTERNAL
-    )
-    placeholder.external_data.add(key="location", value=f"{_TOKEN}{len(set_aside) - 1}")
-    return placeholder
+    return external_reference(tensor, location=f"{_TOKEN}{len(set_aside) - 1}")
 
 
 def _put_back(model: onnx.ModelProto, set_aside: list[onnx.TensorProto]) -> None:
@@ -113,6 +109,4 @@ def _put_back(model: onnx.ModelProto, set_aside: list[onnx.TensorProto]) -> None
 def _fill(placeholders: Iterable[onnx.TensorProto], set_aside: list[onnx.TensorProto]) -> None:
     for tensor in placeholders:
         if is_external(tensor) and tensor.external_data[0].value.startswith(_TOKEN):
-            name, source = tensor.name, set_aside[int(tensor.external_data[0].value.removeprefix(_TOKEN))]
-            tensor.CopyFrom(source)
-            tensor.name = name
+            tensor.CopyFrom(set_aside[int(tensor.external_data[0].value.removeprefix(_TOKEN))])

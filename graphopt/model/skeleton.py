@@ -7,36 +7,47 @@ them needs the weights' values.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import onnx
-from onnx import AttributeProto, TensorProto
+from onnx import AttributeProto
 
-from graphopt.model.tensors import stored_bytes
+from graphopt.model.tensors import is_external, stored_bytes
+from graphopt.model.walk import sparse_tensors
 
 SMALL = 16 * 1024
 """Bytes up to which a tensor stays in the skeleton. Shapes, axes and scales, whose values matter, are far smaller."""
 
-Replace = Callable[[onnx.TensorProto], "onnx.TensorProto | None"]
+Replace: TypeAlias = Callable[[onnx.TensorProto], onnx.TensorProto | None]
+_Body: TypeAlias = onnx.GraphProto | onnx.FunctionProto
 
 
 def copy_model(model: onnx.ModelProto, replace: Replace) -> onnx.ModelProto:
     """Copy ``model``, each tensor for which ``replace`` returns a tensor replaced by it.
 
-    Covers initializers and TENSOR attributes of the main graph and of subgraphs; sparse tensors, functions and
-    training graphs are copied whole. Memory: the copy without what was replaced.
+    Covers initializers and TENSOR attributes wherever they are; sparse tensors and the defaults of function attributes
+    are copied whole. Memory: the copy without what was replaced.
     """
     copy = onnx.ModelProto()
     for field, value in model.ListFields():
-        if field.name != "graph":
+        if field.name not in ("graph", "functions", "training_info"):
             _copy_field(copy, field.name, value)
-    pending = [(model.graph, copy.graph)]
+    pending: list[tuple[_Body, _Body]] = [(model.graph, copy.graph)]
+    pending += [(function, copy.functions.add()) for function in model.functions]
+    for info in model.training_info:
+        copied = copy.training_info.add()
+        for field, value in info.ListFields():
+            if field.name not in ("initialization", "algorithm"):
+                _copy_field(copied, field.name, value)
+        pending += [(info.initialization, copied.initialization), (info.algorithm, copied.algorithm)]
     while pending:
         source, target = pending.pop()
         for field, value in source.ListFields():
             if field.name not in ("initializer", "node"):
                 _copy_field(target, field.name, value)
-        for tensor in source.initializer:
-            target.initializer.add().CopyFrom(replace(tensor) or tensor)
+        if isinstance(source, onnx.GraphProto) and isinstance(target, onnx.GraphProto):
+            for tensor in source.initializer:
+                target.initializer.add().CopyFrom(replace(tensor) or tensor)
         for node in source.node:
             pending += _copy_node(node, target.node.add(), replace)
     return copy
@@ -76,14 +87,35 @@ def _copy_node(
     return pending
 
 
+def external_reference(tensor: onnx.TensorProto, **entries: object) -> onnx.TensorProto:
+    """An external tensor with the name, type, shape and documentation of ``tensor``, and ``entries`` as its data."""
+    reference = onnx.TensorProto(data_location=onnx.TensorProto.EXTERNAL)
+    for field, value in tensor.ListFields():
+        if field.name in ("name", "data_type", "dims", "doc_string", "metadata_props"):
+            _copy_field(reference, field.name, value)
+    for key, value in entries.items():
+        reference.external_data.add(key=key, value=str(value))
+    return reference
+
+
 def for_checker(model: onnx.ModelProto) -> onnx.ModelProto:
     """Copy in which large and external tensors have no elements: structurally valid, and small."""
-    return copy_model(model, _emptied)
+    copy = copy_model(model, _emptied)
+    for sparse in sparse_tensors(copy):
+        values, indices = _emptied(sparse.values), _emptied(sparse.indices)
+        if values or indices:
+            sparse.values.CopyFrom(values or _without_elements(sparse.values))
+            sparse.indices.CopyFrom(indices or _without_elements(sparse.indices))
+    return copy
 
 
 def _emptied(tensor: onnx.TensorProto) -> onnx.TensorProto | None:
-    if tensor.data_location != TensorProto.EXTERNAL and stored_bytes(tensor) <= SMALL:
+    if not is_external(tensor) and stored_bytes(tensor) <= SMALL:
         return None
+    return _without_elements(tensor)
+
+
+def _without_elements(tensor: onnx.TensorProto) -> onnx.TensorProto:
     return onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0])
 
 

@@ -91,6 +91,18 @@ def tensors(model: onnx.ModelProto) -> Iterator[tuple[onnx.TensorProto, str]]:
                     yield tensor, f"attribute {attribute.name!r} of node {label(node)}"
 
 
+def sparse_tensors(model: onnx.ModelProto) -> Iterator[onnx.SparseTensorProto]:
+    """Yield sparse initializers and the sparse tensors in attributes of nodes."""
+    for body in bodies(model):
+        if isinstance(body.proto, onnx.GraphProto):
+            yield from body.proto.sparse_initializer
+        for node in body.proto.node:
+            for attribute in node.attribute:
+                if attribute.type == AttributeProto.SPARSE_TENSOR:
+                    yield attribute.sparse_tensor
+                yield from attribute.sparse_tensors
+
+
 def label(node: onnx.NodeProto) -> str:
     """Name of a node for messages: its own, else that of its first output; with the operator."""
     name = node.name or next((output for output in node.output if output), "")

@@ -17,7 +17,7 @@ from onnx import TensorProto, numpy_helper
 
 from graphopt.errors import OutputError
 from graphopt.model.content import EXTERNAL_THRESHOLD, model_bytes
-from graphopt.model.skeleton import copy_model
+from graphopt.model.skeleton import copy_model, external_reference
 from graphopt.model.tensors import is_external, stored_bytes
 from graphopt.model.transaction import Transaction
 from graphopt.model.walk import tensors
@@ -113,17 +113,7 @@ class _Layout:
         offset = -(-self.end // ALIGNMENT) * ALIGNMENT
         self.end = offset + length
         self.moved.append(tensor)
-        reference = onnx.TensorProto(
-            name=tensor.name,
-            data_type=tensor.data_type,
-            dims=tensor.dims,
-            doc_string=tensor.doc_string,
-            data_location=TensorProto.EXTERNAL,
-            metadata_props=tensor.metadata_props,
-        )
-        for key, value in (("location", self.location), ("offset", str(offset)), ("length", str(length))):
-            reference.external_data.add(key=key, value=value)
-        return reference
+        return external_reference(tensor, location=self.location, offset=offset, length=length)
 
 
 def _data_chunks(moved: list[onnx.TensorProto]) -> Iterator[bytes]:
