@@ -74,6 +74,7 @@ def compare(
     input_shapes: Shapes | None = None,
     providers: Sequence[str] = ("CPUExecutionProvider",),
     threads: int = 1,
+    seconds: float = 5.0,
     seed: int = 0,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Comparison:
@@ -89,6 +90,7 @@ def compare(
         input_shapes: shapes of dynamic inputs by name.
         providers: ONNX Runtime execution providers.
         threads: intra-op threads.
+        seconds: most time to measure latency for.
         seed: of the order of timings and of random input.
         progress: called with (what, done, total).
 
@@ -114,6 +116,7 @@ def compare(
         min_speedup=gates.min_speedup,
         threads=threads,
         providers=providers,
+        seconds=seconds,
         seed=seed,
     )
     facts = [model_facts(model, input_shapes) for model in (first, second)]

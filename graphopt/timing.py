@@ -72,7 +72,7 @@ def bench_model(
     batch: int = 1,
     providers: Sequence[str] = ("CPUExecutionProvider",),
     threads: int = 1,
-    seconds: float = 3.0,
+    seconds: float = 5.0,
     seed: int = 0,
     kernels: bool = False,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,

@@ -15,6 +15,7 @@ from graphopt.cli.options import (
     measuring_providers_option,
     model_argument,
     preprocess_option,
+    seconds_option,
     seed_option,
     threads_option,
 )
@@ -29,7 +30,7 @@ from graphopt.cli.terminal import Terminal
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Size of dynamic first axes.")
 @measuring_providers_option
 @threads_option
-@click.option("--seconds", type=click.FloatRange(min=0.1), default=3.0, show_default=True, help="Most time to measure.")
+@seconds_option
 @seed_option
 @click.option("--profile", "kernels", is_flag=True, help="Also time each kernel of ONNX Runtime's optimized graph.")
 @json_option

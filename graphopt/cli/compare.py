@@ -16,6 +16,7 @@ from graphopt.cli.options import (
     measuring_providers_option,
     metric_option,
     preprocess_option,
+    seconds_option,
     seed_option,
     threads_option,
 )
@@ -32,6 +33,7 @@ from graphopt.cli.terminal import Terminal
 @input_shape_option
 @measuring_providers_option
 @threads_option
+@seconds_option
 @seed_option
 @json_option
 @common_options

@@ -142,6 +142,13 @@ preprocess_option = click.option(
     "--preprocess", metavar="FILE.toml", help="How images become inputs: size, mean, std, layout, colour order."
 )
 measuring_providers_option = providers_option("CPUExecutionProvider", "CPUExecutionProvider")
+seconds_option = click.option(
+    "--seconds",
+    type=click.FloatRange(min=0.1),
+    default=5.0,
+    show_default=True,
+    help="Most time to measure latency for.",
+)
 seed_option = click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of everything random."
 )
