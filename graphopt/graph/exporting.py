@@ -84,7 +84,9 @@ def _write_node(
     proto: onnx.NodeProto, node: gs.Node, header: Header, opset: int
 ) -> list[tuple[gs.Graph, onnx.GraphProto]]:
     """Write one node; return its subgraphs with the (still empty) protos they belong in."""
-    proto.op_type, proto.name = node.op, node.name or ""
+    proto.op_type = node.op
+    if node.name:
+        proto.name = node.name
     if node.domain:
         proto.domain = node.domain
     proto.input.extend(tensor.name for tensor in node.inputs)

@@ -1,0 +1,14 @@
+"""The passes by name. Each is a frozen dataclass whose fields are its options; see ``graphopt.passes.base``."""
+
+from graphopt.passes.base import Pass
+from graphopt.passes.eliminate_dead import EliminateDead
+from graphopt.passes.fold_batchnorm import FoldBatchNorm
+from graphopt.passes.fold_constants import FoldConstants
+
+PASSES: dict[str, type[Pass]] = {
+    "eliminate_dead": EliminateDead,
+    "fold_batchnorm": FoldBatchNorm,
+    "fold_constants": FoldConstants,
+}
+
+__all__ = ["PASSES"]
