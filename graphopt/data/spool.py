@@ -54,7 +54,7 @@ class ArrayLog:
                 self._size = self._file.tell()
             except OSError as error:
                 raise DataError(
-                    f"cannot keep samples in {tempfile.gettempdir()}: {error.strerror}; "
+                    f"cannot keep samples in {tempfile.gettempdir()}: {error.strerror or error}; "
                     "free some space, or point TMPDIR to another folder"
                 ) from error
             self._records.append(start)
@@ -94,6 +94,7 @@ class Spool:
         self._stream: Iterator[Sample] | None = None
         self._log = ArrayLog()
         self._ended = False
+        self._error: BaseException | None = None
         self._labels: list[tuple[Any, int]] = []
 
     def __call__(self, wanted: Wanted) -> Iterator[Sample]:
@@ -117,7 +118,14 @@ class Spool:
             return False
         if self._stream is None:
             self._stream = self._start()
-        sample = next(self._stream, None)
+        if self._error is not None:
+            raise self._error
+        try:
+            sample = next(self._stream, None)
+        except BaseException as error:
+            # A generator that raised is at its end: without this, the next reader would take a part for the whole.
+            self._error = error
+            raise
         if sample is None:
             self._ended = True
             return False

@@ -142,9 +142,8 @@ def cosine(outputs: Outputs, reference: Outputs, sample: Sample) -> Array:
         if outputs[name].shape != expected.shape:
             similarities.append(np.zeros(rows))
             continue
-        first = np.nan_to_num(expected.astype(np.float64)).reshape(rows, -1)
-        second = np.nan_to_num(outputs[name].astype(np.float64)).reshape(rows, -1)
-        length = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+        first, second = _finite_rows(expected, rows), _finite_rows(outputs[name], rows)
+        length = np.sqrt(np.square(first).sum(axis=1) * np.square(second).sum(axis=1))
         dot = (first * second).sum(axis=1)
         equal = (first == second).all(axis=1)
         similarities.append(np.where(equal, 1.0, np.clip(dot / np.where(length == 0, 1.0, length), -1.0, 1.0)))
@@ -153,6 +152,11 @@ def cosine(outputs: Outputs, reference: Outputs, sample: Sample) -> Array:
     if len({len(values) for values in similarities}) > 1:
         similarities = [values.mean(keepdims=True) for values in similarities]
     return np.asarray(np.mean(similarities, axis=0))
+
+
+def _finite_rows(values: Array, rows: int) -> Array:
+    flat = values.astype(np.float64).reshape(rows, -1)
+    return flat if np.isfinite(flat).all() else np.nan_to_num(flat)
 
 
 def _row_means(values: Array, rows: int) -> Array:

@@ -1,7 +1,10 @@
 """Mappings, iterables, generators and MODULE:FUNCTION."""
 
+import errno
+import io
 import itertools
 import os
+import tempfile
 import tracemalloc
 
 import numpy as np
@@ -82,6 +85,22 @@ class TestIterables:
 
         source = open_data(Loader(), image)
         assert np.array_equal(stack(source), stack(source))
+
+    def test_a_stream_that_failed_fails_again(self, image, pixels):
+        pixels[5] = np.nan
+        source = open_data(iter(pixels), image)
+        for _ in range(2):
+            with pytest.raises(DataError, match="item 5: input 'x' holds NaN"):
+                list(source)
+
+    def test_no_space_left(self, image, pixels, monkeypatch):
+        class Full(io.BytesIO):
+            def write(self, data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(tempfile, "TemporaryFile", lambda **options: Full())
+        with pytest.raises(DataError, match=r"No space left on device; free some space, or point TMPDIR"):
+            open_data(iter(pixels), image)
 
     def test_two_readers_at_once(self, image, pixels):
         source = open_data(iter([{"x": row} for row in pixels]), image)

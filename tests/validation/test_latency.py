@@ -20,7 +20,7 @@ def work(times):
 
 def measured(first, second, **options):
     feed = {"h0": FEED["x"]}
-    return measure(work(first), work(second), feed, seconds=1.5, **options)
+    return measure(work(first), work(second), feed, seconds=0.8, **options)
 
 
 def test_a_model_of_a_quarter_of_the_work_is_four_times_as_fast():
