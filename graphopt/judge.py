@@ -56,6 +56,7 @@ class DataJudge:
         overhead: bytes that the file of the result has beyond the model (its provenance).
         allow_unvalidated: let approximate passes run without samples to judge them by.
         progress: called with (what, done, total).
+        recalled: whether a latency comes from an earlier run on this machine.
     """
 
     original: onnx.ModelProto
@@ -71,6 +72,7 @@ class DataJudge:
     allow_unvalidated: bool = False
     progress: Progress = lambda what, done, total: None
     recalled: bool = field(default=False, init=False)
+    _fresh: set[str] = field(default_factory=set, init=False)
     _decisions: Decisions = field(default_factory=Decisions, init=False)
     _found: dict[str, Finding] = field(default_factory=dict, init=False)
 
@@ -200,13 +202,14 @@ class DataJudge:
         )
         known = self._decisions.recall(key)
         if known is not None:
-            self.recalled = True
+            self.recalled |= key not in self._fresh
             return known
         self.progress("measuring latency", 0, 0)
         found = measure(baseline, model, self.feeds[0], threads=self.threads, providers=self.providers, seed=self.seed)
         low, high = found.ci95
         measured = Measured(found.baseline_ms, found.optimized_ms, found.speedup, low, high)
         self._decisions.remember(key, measured)
+        self._fresh.add(key)
         return measured
 
 

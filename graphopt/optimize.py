@@ -10,7 +10,6 @@ import os
 import warnings as python_warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -214,12 +213,7 @@ def _chosen(
     given = {one.name: one for one in passes or () if not isinstance(one, str)}
     names = None if passes is None else [one if isinstance(one, str) else one.name for one in passes]
     names = chosen_names(profile.recipe, names, skip, [*PASSES, *given])
-    registry = {**PASSES, **{name: _maker(one) for name, one in given.items()}}
-    return build_passes(names, options, registry)
-
-
-def _maker(one: Pass) -> Callable[..., Pass]:
-    return lambda **changes: replace(one, **changes) if changes else one  # type: ignore[type-var]
+    return build_passes(names, options, PASSES, given)
 
 
 def _feeds(model: onnx.ModelProto, parts: Parts, shapes: Shapes | None, seed: int) -> list[Feed]:

@@ -42,18 +42,26 @@ def chosen_names(
     return [name for name in (recipe if only is None else only) if name not in skip]
 
 
-def build_passes(names: Sequence[str], options: Mapping[str, Any] | None, registry: Registry) -> tuple[Pass, ...]:
+def build_passes(
+    names: Sequence[str],
+    options: Mapping[str, Any] | None,
+    registry: Registry,
+    given: Mapping[str, Pass] | None = None,
+) -> tuple[Pass, ...]:
     """Make the passes called ``names`` with the options meant for each.
 
     Args:
         names: pass names, in the order they run.
         options: ``pass.key`` -> value; texts are converted to the type of the option.
         registry: name -> dataclass of the pass.
+        given: passes that are there already, by name; options change a copy.
 
     Raises:
         UsageError: an option names no pass of the run or no option of it, or its value has the wrong type.
     """
-    given: dict[str, dict[str, Any]] = {}
+    given = given or {}
+    registry = {**registry, **{name: type(one) for name, one in given.items()}}
+    chosen: dict[str, dict[str, Any]] = {name: {} for name in names}
     for dotted, value in (options or {}).items():
         name, dot, key = dotted.partition(".")
         if not dot or name not in registry:
@@ -62,8 +70,13 @@ def build_passes(names: Sequence[str], options: Mapping[str, Any] | None, regist
             raise UsageError(
                 f"option '{dotted}': the pass {name} is not part of this run ({', '.join(names) or 'none'})"
             )
-        given.setdefault(name, {})[key] = _option(registry[name], name, key, value)
-    return tuple(registry[name](**given.get(name, {})) for name in names)
+        chosen[name][key] = _option(registry[name], name, key, value)
+    return tuple(
+        dataclasses.replace(given[name], **chosen[name])  # type: ignore[type-var]
+        if name in given
+        else registry[name](**chosen[name])
+        for name in names
+    )
 
 
 def describe_options(maker: Callable[..., Pass]) -> dict[str, tuple[str, Any]]:

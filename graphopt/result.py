@@ -12,7 +12,7 @@ import onnx
 from graphopt._version import __version__
 from graphopt.errors import GateError, UsageError
 from graphopt.facts import environment, model_facts
-from graphopt.judge import HOW_TO_GIVE, DataJudge
+from graphopt.judge import HOW_TO_GIVE, DataJudge, Finding
 from graphopt.model import LoadedModel, save, stamp
 from graphopt.passes.base import Pass
 from graphopt.pipeline import Attempt
@@ -69,7 +69,7 @@ def judged(loaded: LoadedModel, profile: Target, attempt: Attempt, judge: DataJu
     final.CopyFrom(attempt.model)
     _stamped(final, loaded, profile, kept)
     rejected = finding.refusal is not None
-    warnings = [*attempt.warnings, *_notes(attempt.stages), *judge.warnings]
+    warnings = [*attempt.warnings, *_notes(attempt.stages, finding), *judge.warnings]
     if rejected:
         warnings.append(f"no candidate held the gates: {finding.refusal}")
     report = replace(
@@ -120,11 +120,15 @@ def _stamped(model: onnx.ModelProto, loaded: LoadedModel, profile: Target, names
     return model
 
 
-def _notes(stages: Sequence[Stage]) -> Iterator[str]:
+def _notes(stages: Sequence[Stage], finding: Finding) -> Iterator[str]:
     """What the user should know of stages that held."""
     for stage in stages:
         if stage.changes and isinstance(stage.details.get("opset"), str):
             yield f"{stage.name}: {stage.details['opset']}"
+    # Only candidates of approximate passes are timed by themselves.
+    tried = [stage.name for stage in stages if stage.changes and stage.latency_ms is not None]
+    if tried and finding.accuracy is None:
+        yield f"accuracy was not validated: there were no evaluation samples for {' and '.join(tried)}"
     unjudged = [stage for stage in stages if stage.status == "skipped" and HOW_TO_GIVE in stage.reason]
     if unjudged:
         names = " and ".join(dict.fromkeys(stage.name for stage in unjudged))
