@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from graphopt._version import __version__
 from graphopt.data import DataSource, open_data, random_feeds
 from graphopt.errors import UnsupportedModelError
-from graphopt.inspection import model_facts
+from graphopt.facts import model_facts
 from graphopt.model import LoadedModel, ModelSource, read
 from graphopt.report.figures import readable_bytes, readable_count
 from graphopt.report.schema import ModelFacts, plain
@@ -119,7 +119,15 @@ def compare(
         seconds=seconds,
         seed=seed,
     )
-    facts = [model_facts(model, input_shapes) for model in (first, second)]
+    facts = [
+        model_facts(
+            model.proto,
+            path=str(model.path) if model.path else None,
+            written=(model.sha256, model.size),
+            shapes=input_shapes,
+        )
+        for model in (first, second)
+    ]
     judged = verdict(
         gates,
         accuracy=accuracy,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import signal
 import sys
 import threading
@@ -29,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     ``arguments`` come without the program's name; None stands for this process's own.
     """
+    # From release 1.29 on, ONNX Runtime's binaries report names and hashes of models to their maker unless told not to
+    # before they are loaded (onnxruntime's Privacy.md). Whoever wants that sets the variable to 0.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     with only_results_on_stdout() as results:
         terminal = Terminal(results)
         with _interruptible(terminal), warnings.catch_warnings():

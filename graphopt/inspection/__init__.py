@@ -121,11 +121,6 @@ def inspect(
     )
 
 
-def model_facts(loaded: LoadedModel, input_shapes: Mapping[str, Sequence[int]] | None = None) -> ModelFacts:
-    """One model in figures, for one sample; ``input_shapes`` fixes dynamic inputs by name."""
-    return _facts(loaded, cost(loaded.proto, input_shapes))
-
-
 def _facts(loaded: LoadedModel, found: ModelCost) -> ModelFacts:
     return ModelFacts(
         path=str(loaded.path) if loaded.path else None,
@@ -151,4 +146,4 @@ def _unknown(found: ModelCost) -> tuple[str, ...]:
     return (f"multiply-adds of {len(unknown)} layers are unknown ({unknown[0]}{more}){advice}",)
 
 
-__all__ = ["SCHEMA", "Inspection", "Opportunity", "inspect", "model_facts"]
+__all__ = ["SCHEMA", "Inspection", "Opportunity", "inspect"]
