@@ -203,7 +203,7 @@ def test_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="there is no folder .*absent; create it first"):
+    with pytest.raises(OutputError, match=r"there is no folder .*absent; create it first"):
         save(model(), tmp_path / "absent" / "out.onnx")
 
 

@@ -63,29 +63,46 @@ def _convert(skeleton: onnx.ModelProto, current: int, minimum: int) -> onnx.Mode
     try:
         return onnx.version_converter.convert_version(skeleton, minimum)
     except Exception as error:  # C++: asserts, conversion and inference errors arrive under many types
-        reason = " ".join(str(error).split())
-        culprit = _first_mentioned(skeleton, reason)
+        culprit = _first_failing(skeleton, minimum)
         place = f" at node {culprit}" if culprit else ""
+        reason = re.sub(r"^/\S+: ", "", " ".join(str(error).split()))  # without the place in onnx's source
         raise UnsupportedModelError(
             f"the model has opset {current} and needs {minimum}, but cannot be converted{place}: "
             f"{reason}{_hint(skeleton)}"
         ) from error
 
 
+def _first_failing(skeleton: onnx.ModelProto, minimum: int) -> str | None:
+    """The node that the converter fails on, by bisection over how many nodes it is given; None if all of them pass."""
+    nodes = skeleton.graph.node
+    passes, fails = 0, len(nodes)
+    while fails - passes > 1:
+        middle = (passes + fails) // 2
+        if _converts(skeleton, middle, minimum):
+            passes = middle
+        else:
+            fails = middle
+    return None if _converts(skeleton, fails, minimum) else label(nodes[fails - 1])
+
+
+def _converts(skeleton: onnx.ModelProto, count: int, minimum: int) -> bool:
+    """Whether the first ``count`` nodes alone can be converted."""
+    part = onnx.ModelProto()
+    part.CopyFrom(skeleton)
+    del part.graph.node[count:]
+    del part.graph.output[:]
+    part.graph.output.add(name=next(name for name in part.graph.node[-1].output if name))
+    try:
+        onnx.version_converter.convert_version(part, minimum)
+    except Exception:  # as in _convert
+        return False
+    return True
+
+
 def _hint(model: onnx.ModelProto) -> str:
     if model.functions:
         return ". The model has local functions; inline them first with onnx.inliner.inline_local_functions"
     return ". Export the model with a newer opset"
-
-
-def _first_mentioned(model: onnx.ModelProto, reason: str) -> str | None:
-    """The first node whose operator the converter's message names."""
-    words = set(re.findall(r"\w+", reason))
-    for body in bodies(model):
-        for node in body.proto.node:
-            if node.op_type in words:
-                return label(node)
-    return None
 
 
 def _placeholder(tensor: onnx.TensorProto, set_aside: list[onnx.TensorProto]) -> onnx.TensorProto | None:
