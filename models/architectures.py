@@ -66,7 +66,7 @@ def with_channels_last_gradient(x: Tensor) -> Tensor:
     have another one, on which BatchNorm's backward pass is many times slower.
     Inference and export see nothing of this.
     """
-    if x.requires_grad:
+    if x.requires_grad and not torch.compiler.is_compiling():
         x.register_hook(channels_last)
     return x
 
@@ -206,7 +206,7 @@ def shufflenet() -> nn.Module:
     """ShuffleNet v1 with four groups and three stages."""
     groups, inputs, side = 4, 128, 28
     blocks: list[nn.Module] = [conv_bn(1, inputs, 3, activation=nn.ReLU)]
-    for outputs, units in ((128, 3), (256, 6), (512, 4)):
+    for outputs, units in ((128, 2), (256, 6), (512, 6)):
         for _ in range(units):
             stride = 1 if inputs == outputs else 2
             blocks.append(ShuffleUnit(inputs, outputs, stride, groups, side))
@@ -315,10 +315,9 @@ def mobilenetv3() -> nn.Module:
         (32, 32, 3, 1, True, nn.ReLU),
         (96, 48, 3, 2, False, nn.ReLU),
         (144, 48, 3, 1, False, nn.ReLU),
-        (192, 64, 5, 1, True, nn.Hardswish),
-        (256, 64, 5, 1, True, nn.Hardswish),
-        (256, 64, 5, 1, True, nn.Hardswish),
-        (256, 96, 5, 2, True, nn.Hardswish),
+        (192, 64, 3, 1, True, nn.Hardswish),
+        (288, 64, 3, 1, True, nn.Hardswish),
+        (288, 96, 5, 2, True, nn.Hardswish),
         (384, 96, 5, 1, True, nn.Hardswish),
     ]
     for expanded, outputs, kernel, stride, excite, activation in rows:
