@@ -65,7 +65,7 @@ def check_dtype(have: np.dtype[Any], spec: TensorSpec, where: str) -> None:
         DataError: it may not; the message says what to do instead.
     """
     want = spec.dtype
-    text, wants_text = have.kind in "USO", want.kind == "O"
+    text, wants_text = have.kind in "UO", want.kind == "O"
     if have == want or (text and wants_text):
         return
     if not text and not wants_text:

@@ -96,11 +96,12 @@ class Spool:
         self._ended = False
         self._error: BaseException | None = None
         self._labels: list[tuple[Any, int]] = []
+        self._lock = threading.Lock()
 
     def __call__(self, wanted: Wanted) -> Iterator[Sample]:
         """Yield the wanted samples; pulls no further than the caller reads."""
         index = 0
-        while index < len(self._log) or self._pull():
+        while self._reach(index):
             if wanted(index):
                 label, count = self._labels[index]
                 record = self._log.read(index)
@@ -113,26 +114,32 @@ class Spool:
         """Return the number of samples, None until the stream was read to its end."""
         return len(self._log) if self._ended else None
 
+    def _reach(self, index: int) -> bool:
+        with self._lock:
+            return index < len(self._log) or self._pull()
+
     def _pull(self) -> bool:
-        if self._ended:
-            return False
-        if self._stream is None:
-            self._stream = self._start()
         if self._error is not None:
             raise self._error
+        if self._ended:
+            return False
         try:
+            if self._stream is None:
+                self._stream = self._start()
             sample = next(self._stream, None)
+            if sample is None:
+                self._ended = True
+                return False
+            self._keep(sample)
         except BaseException as error:
             # A generator that raised is at its end: without this, the next reader would take a part for the whole.
             self._error = error
             raise
-        if sample is None:
-            self._ended = True
-            return False
-        record = dict(sample.inputs)
-        label = sample.label
+        return True
+
+    def _keep(self, sample: Sample) -> None:
+        record, label = dict(sample.inputs), sample.label
         if isinstance(label, np.ndarray) and label.dtype != object:
             record[_ON_DISK], label = label, None
-        self._log.append(record)
         self._labels.append((label, sample.count))
-        return True
+        self._log.append(record)

@@ -6,6 +6,7 @@ import itertools
 import os
 import tempfile
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -107,6 +108,12 @@ class TestIterables:
         for first, second in zip(source, source, strict=True):
             assert np.array_equal(first.inputs["x"], second.inputs["x"])
 
+    def test_readers_in_threads(self, image, pixels):
+        source = open_data(iter(np.tile(pixels, (20, 1, 1, 1))), image)
+        with ThreadPoolExecutor(8) as pool:
+            for found in pool.map(lambda _: stack(source), range(8)):
+                assert np.array_equal(found, np.tile(pixels, (20, 1, 1, 1)))
+
     def test_memory_of_a_long_stream_is_flat(self):
         specs = [TensorSpec("x", F4, (1, 100_000))]
         tracemalloc.start()
@@ -133,6 +140,7 @@ class TestIterables:
             pytest.param([(1, 2, 3)], "a tuple of 3", id="triple"),
             pytest.param([{"x": object()}], "no array of numbers", id="object"),
             pytest.param([np.zeros((1, 1, 4, 4), "f4"), np.zeros((1, 4), "f4")], r"item 1.*\[1, 4\]", id="shape"),
+            pytest.param([np.full((1, 1, 4, 4), b"a")], "float32, the data is", id="bytes"),
             pytest.param([np.zeros((1, 1, 4, 4), "i4")], "float32, the data is int32", id="integers"),
             pytest.param(
                 [(np.zeros((1, 1, 4, 4), "f4"), 1), np.zeros((1, 1, 4, 4), "f4")], "item 1: has no label", id="label"
