@@ -1,8 +1,9 @@
 """Which units run in int8: the cheapest assignment, exactly, as a minimum cut.
 
 Each unit pays its time in the precision it runs in; each tensor that crosses precisions pays its conversion once,
-however many readers it has. With two precisions this is a minimum s-t cut (Picard & Ratliff 1975): the source side is
-float, the sink side int8.
+however many readers it has. Accuracy enters as a price: every quantized tensor and every rounded weight pays for the
+noise that it puts into the outputs. With two precisions this is a minimum s-t cut (Picard & Ratliff 1975): the source
+side is float, the sink side int8.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Mapping
 import networkx as nx
 
 from graphopt.passes.quantize_int8.kernels import BoundaryTime, UnitTime
+from graphopt.passes.quantize_int8.sensitivity import Sensitivity
 from graphopt.passes.quantize_int8.units import Role, Unit, Units
 
 FLOAT = "float"
@@ -25,6 +27,8 @@ def cheapest(
     times: Mapping[int, UnitTime],
     boundary: Callable[[str], BoundaryTime],
     forced_float: frozenset[int] = frozenset(),
+    sensitivity: Sensitivity | None = None,
+    price: float = 0.0,
 ) -> frozenset[int]:
     """Return the indexes of the units that run in int8.
 
@@ -33,6 +37,8 @@ def cheapest(
         times: measured times of every unit that could run in int8, microseconds.
         boundary: tensor name -> cost of converting it.
         forced_float: units that must stay in float whatever they cost.
+        sensitivity: output noise of quantized tensors and rounded weights.
+        price: microseconds that one unit of output noise-to-signal power is worth.
     """
     graph = nx.DiGraph()
     graph.add_node(FLOAT)
@@ -42,10 +48,16 @@ def cheapest(
         if unit.role is Role.FLOAT or time is None or time.int8 is None or unit.index in forced_float:
             graph.add_edge(FLOAT, unit.index)  # no capacity: infinite
             continue
-        graph.add_edge(FLOAT, unit.index, capacity=time.int8)
+        noise = sensitivity.weights.get(unit.index, 0.0) if sensitivity else 0.0
+        graph.add_edge(FLOAT, unit.index, capacity=time.int8 + price * noise)
         graph.add_edge(unit.index, INT8, capacity=time.float32 + TIE)
     for name in (*units.graph_inputs, *units.producer):
         _add_tensor(graph, units, name, boundary)
+    if sensitivity and price > 0:
+        for number, (group, noise) in enumerate(sensitivity.groups):
+            graph.add_edge(FLOAT, ("noise", number), capacity=price * noise)
+            for index in group.touched_by:
+                graph.add_edge(("noise", number), index)
     _, (_, in_int8) = nx.minimum_cut(graph, FLOAT, INT8)
     return frozenset(index for index in in_int8 if isinstance(index, int))
 

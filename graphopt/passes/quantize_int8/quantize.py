@@ -15,7 +15,6 @@ from graphopt.model import upgrade_opset
 from graphopt.passes.base import Candidate, Context, Declined, PassReport, Skip
 from graphopt.passes.quantize_int8.fused import left_in_float
 from graphopt.passes.quantize_int8.quality import decibel
-from graphopt.passes.quantize_int8.sensitivity import to_float, unit_noise
 from graphopt.passes.quantize_int8.session import Quantization, Recipe
 from graphopt.passes.quantize_int8.units import Role, Units
 from graphopt.targets.schema import Int8Rules
@@ -24,10 +23,13 @@ from graphopt.targets.schema import Int8Rules
 PER_CHANNEL_OPSET = 13
 # Samples for the choices between settings, and for the noise of single units.
 CHOICE_SAMPLES = 32
-SENSITIVITY_SAMPLES = 8
+AUTO_OBSERVERS = ("minmax", "percentile", "mse")
 # A choice must win by this much to be taken, in dB: less is chance.
 CLEAR_GAIN = 0.05
 MOST_CANDIDATES = 8
+# The price of noise rises by this factor until everything is in float: 40 steps span 2^20.
+PRICE_STEP = 2.0**0.5
+PRICES = 60
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ class QuantizeInt8:
 
     def _choose(self, work: Quantization, chosen: frozenset[int]) -> Recipe:
         """Choose observer and bias correction by the noise in the outputs."""
-        observers = ("minmax", "percentile", "mse") if self.observer == "auto" else (self.observer,)
+        observers = AUTO_OBSERVERS if self.observer == "auto" else (self.observer,)
         recipes = [Recipe(observer, self.bias_correction == "on") for observer in observers]
         if len(recipes) == 1 and self.bias_correction != "auto":
             return recipes[0]
@@ -147,32 +149,35 @@ class QuantizeInt8:
         refused: dict[int, str],
         details: dict[str, Any],
     ) -> Iterator[Candidate]:
-        report = work.context.progress
-        noises = unit_noise(
-            work.units,
-            chosen,
-            lambda subset: work.build(subset, recipe),
-            work.probe(SENSITIVITY_SAMPLES),
-            work.context.threads,
-            lambda done, total: report("quantize_int8: sensitivity", done, total),
-        )
-        seen = {chosen}
+        observers = AUTO_OBSERVERS if self.observer == "auto" else (self.observer,)
+        sensitivity, refined = work.sensitivity(recipe, chosen, observers)
+        if refined.exceptions:
+            yield _candidate(work, work.build(chosen, refined), chosen, refined, refused, details)
         in_float = work.predicted_microseconds(frozenset())
-        for step in range(1, MOST_CANDIDATES):
-            spared = to_float(noises, work.times, 0.5**step)
-            reasons = refused | {
-                index: f"left in float for accuracy: alone it gives {decibel(noises[index]):.1f} dB SQNR"
-                for index in spared
-            }
-            gentler = self._assign(work, reasons)
-            heavy = any(work.units.all[index].role is Role.HEAVY for index in gentler)
-            if not heavy or work.predicted_microseconds(gentler) >= in_float:
+        fixed = refused.keys() | (work.able() - chosen)
+        loudest = sensitivity.predicted(chosen)
+        allowed = loudest / 2
+        price = in_float / max(loudest, 1e-12) / 1024
+        yielded = 1
+        for _ in range(PRICES):
+            if yielded >= MOST_CANDIDATES:
                 return
-            if gentler in seen:
+            gentler = work.fastest(fixed, sensitivity, price)
+            price *= PRICE_STEP
+            if not any(work.units.all[index].role is Role.HEAVY for index in gentler):
+                return
+            noise = sensitivity.predicted(gentler)
+            if noise > allowed:
                 continue
-            seen.add(gentler)
+            allowed = noise / 2
+            yielded += 1
+            reasons = refused | {
+                index: f"left in float for accuracy: alone in int8 it gives "
+                f"{decibel(sensitivity.predicted([index])):.1f} dB SQNR"
+                for index in chosen - gentler
+            }
             work.calibrate(gentler)
-            yield _candidate(work, work.build(gentler, recipe), gentler, recipe, reasons, details)
+            yield _candidate(work, work.build(gentler, refined), gentler, refined, reasons, details)
 
 
 def _candidate(
@@ -190,6 +195,7 @@ def _candidate(
         **report.details,
         **details,
         "observer": recipe.observer,
+        "refined_ranges": len(recipe.exceptions),
         "bias_correction": recipe.correct_bias,
         "sqnr_db": round(decibel(work.noise(quantized, CHOICE_SAMPLES)), 2),
     }

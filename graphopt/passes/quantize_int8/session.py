@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -21,11 +22,23 @@ from graphopt.passes.base import Context
 from graphopt.passes.quantize_int8.bias import corrected_biases
 from graphopt.passes.quantize_int8.cut import cheapest
 from graphopt.passes.quantize_int8.kernels import BoundaryTime, KernelTimes, UnitTime, measure_all
-from graphopt.passes.quantize_int8.numbers import QuantizedWeight
+from graphopt.passes.quantize_int8.numbers import activation_parameters
 from graphopt.passes.quantize_int8.quality import Probe, make_probe, noise
+from graphopt.passes.quantize_int8.sensitivity import (
+    NoiseGroup,
+    Sensitivity,
+    measure,
+    noise_groups,
+    with_quantized_tensor,
+    with_weights,
+)
 from graphopt.passes.quantize_int8.units import Role, Units, find_units
-from graphopt.passes.quantize_int8.write import place, quantized_tensors, write
+from graphopt.passes.quantize_int8.write import place, quantized_tensors, quantized_weight, write
 from graphopt.targets.schema import Int8Rules
+
+# What measuring all sensitivities may take by the measured kernel times, and how many tensors get a second look.
+SENSITIVITY_MICROSECONDS = 20e6
+REFINED_TENSORS = 16
 
 Feed = Mapping[str, npt.NDArray[Any]]
 
@@ -37,10 +50,12 @@ class Recipe:
     Attributes:
         observer: name of the observer that sets activation ranges.
         correct_bias: whether biases make up for the mean shift of rounded weights.
+        exceptions: tensors whose range another observer sets.
     """
 
     observer: str
     correct_bias: bool = False
+    exceptions: Mapping[str, str] = field(default_factory=dict)
 
 
 class Quantization:
@@ -65,7 +80,7 @@ class Quantization:
         self.times: Mapping[int, UnitTime] = {}
         self.statistics = Statistics({}, 0)
         self._probe: Probe | None = None
-        self._weights: dict[int, QuantizedWeight] = {}
+        self._ranges: dict[tuple[str, str], Range] = {}
 
     def measure_kernels(self) -> None:
         """Time every unit in both precisions; times known from earlier runs are not measured again."""
@@ -86,9 +101,11 @@ class Quantization:
         """Return the units that ONNX Runtime can run in int8."""
         return frozenset(index for index, time in self.times.items() if time.int8 is not None)
 
-    def fastest(self, forced_float: Iterable[int] = ()) -> frozenset[int]:
-        """Return the units that run in int8 in the fastest assignment."""
-        return cheapest(self.units, self.times, self.boundary, frozenset(forced_float))
+    def fastest(
+        self, forced_float: Iterable[int] = (), sensitivity: Sensitivity | None = None, price: float = 0.0
+    ) -> frozenset[int]:
+        """Return the units that run in int8 in the fastest assignment, with a ``price`` on noise if given."""
+        return cheapest(self.units, self.times, self.boundary, frozenset(forced_float), sensitivity, price)
 
     def predicted_microseconds(self, int8: frozenset[int]) -> float:
         """Return the time of all int8-capable units and conversions under an assignment."""
@@ -139,16 +156,83 @@ class Quantization:
 
     def build(self, int8: frozenset[int], recipe: Recipe) -> onnx.ModelProto:
         """Write the model in which ``int8`` units run in int8."""
-        ranges = self.ranges(recipe.observer, quantized_tensors(self.units, int8))
+        ranges = self.ranges(recipe, quantized_tensors(self.units, int8))
         placement = place(self.units, int8, ranges, self.rules)
         if recipe.correct_bias:
             biases = corrected_biases(self.units, placement, self.statistics.tensors, self.rules)
             placement = replace(placement, bias=biases)
         return write(self.model, self.units, placement, self.rules)
 
-    def ranges(self, observer: str, names: Sequence[str]) -> dict[str, Range]:
-        """Return the range that ``observer`` gives each tensor."""
-        return {name: OBSERVERS[observer](self.statistics.tensors[name]) for name in names}
+    def ranges(self, recipe: Recipe, names: Sequence[str]) -> dict[str, Range]:
+        """Return the range that ``recipe`` gives each tensor."""
+        return {name: self._range(recipe.exceptions.get(name, recipe.observer), name) for name in names}
+
+    def sensitivity(self, recipe: Recipe, int8: frozenset[int], observers: Sequence[str]) -> tuple[Sensitivity, Recipe]:
+        """Measure what each tensor and each weight costs, and refine the ranges of the tensors that cost the most.
+
+        Args:
+            recipe: the settings to start from.
+            int8: the assignment whose tensors and weights are measured; gentler ones are taken from it.
+            observers: observers to try on the tensors that cost the most.
+
+        Returns:
+            the sensitivity under the refined settings, and these.
+        """
+        seen = self.statistics.tensors
+        groups = [
+            NoiseGroup(group.tensors, group.touched_by & int8)
+            for group in noise_groups(self.units)
+            if group.touched_by & int8 and all(name in seen for name in group.tensors[:1])
+        ]
+        weights = {
+            index: partial(self._with_rounded_weights, index)
+            for index in sorted(int8)
+            if self.units.all[index].role is Role.HEAVY and self.units.all[index].node.input[1] in self.units.constants
+        }
+        samples = self._affordable_samples(len(groups) + len(weights))
+        report = self.context.progress
+        found = measure(
+            groups,
+            weights,
+            lambda name: self._with_quantized(name, recipe.observer),
+            lambda model: self.noise(model, samples),
+            lambda done, total: report("quantize_int8: sensitivity", done, total),
+        )
+        exceptions: dict[str, str] = {}
+        refined = list(found.groups)
+        costliest = sorted(range(len(refined)), key=lambda number: (-refined[number][1], number))[:REFINED_TENSORS]
+        for done, number in enumerate(costliest):
+            group, least = refined[number]
+            for observer in observers:
+                if observer == recipe.observer:
+                    continue
+                noise_now = self.noise(self._with_quantized(group.tensors[0], observer), samples)
+                if noise_now < least:
+                    least = noise_now
+                    exceptions |= dict.fromkeys(group.tensors, observer)
+            refined[number] = (group, least)
+            report("quantize_int8: refining ranges", done + 1, len(costliest))
+        return Sensitivity(tuple(refined), found.weights), replace(recipe, exceptions=exceptions)
+
+    def _affordable_samples(self, runs: int) -> int:
+        """Return samples for each of ``runs`` measurements: as many as fit the budget by the measured kernel times."""
+        once = max(self.predicted_microseconds(frozenset()), 1.0)
+        return int(np.clip(SENSITIVITY_MICROSECONDS / (runs * once), 2, 16)) if runs else 2
+
+    def _with_quantized(self, name: str, observer: str) -> onnx.ModelProto:
+        parameters = activation_parameters(self._range(observer, name), self.rules.activation_dtype)
+        return with_quantized_tensor(self.model, name, parameters)
+
+    def _with_rounded_weights(self, index: int) -> onnx.ModelProto:
+        unit = self.units.all[index]
+        rounded = quantized_weight(unit, self.units, self.rules, np.float32(1.0), None)
+        return with_weights(self.model, unit.node.input[1], rounded.real)
+
+    def _range(self, observer: str, name: str) -> Range:
+        key = (observer, name)
+        if key not in self._ranges:
+            self._ranges[key] = OBSERVERS[observer](self.statistics.tensors[name])
+        return self._ranges[key]
 
     def probe(self, samples: int) -> Probe:
         """Return samples for choices, with the float model's answers (selection data; else calibration data)."""
