@@ -65,9 +65,8 @@ def judged(loaded: LoadedModel, profile: Target, attempt: Attempt, judge: DataJu
     """Stamp the model that the search ended with, and report on it."""
     finding = judge.finding(attempt.model)
     kept = [stage.name for stage in attempt.stages if stage.changes]
-    final = onnx.ModelProto()
-    final.CopyFrom(attempt.model)
-    _stamped(final, loaded, profile, kept)
+    # In place: everything that is judged is judged by now, and the model may fill half of the memory.
+    final = _stamped(attempt.model, loaded, profile, kept)
     rejected = finding.refusal is not None
     warnings = [*attempt.warnings, *_notes(attempt.stages, finding), *judge.warnings]
     if rejected:

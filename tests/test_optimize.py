@@ -375,6 +375,15 @@ def test_a_dry_run_plans_and_has_nothing_to_save(tmp_path: Path) -> None:
         result.save(tmp_path / "out.onnx")
 
 
+def test_what_the_data_layer_warns_of_is_in_the_report() -> None:
+    model = net()
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 4
+    report = graphopt.optimize(model, data=samples(62), passes=[DropIdentity()]).report
+    assert report.accuracy is not None
+    assert any("62" in text for text in report.warnings), report.warnings
+
+
 def test_progress_is_told() -> None:
     told: list[str] = []
     graphopt.optimize(net(), data=samples(), passes=[Shortcut()], progress=lambda what, done, total: told.append(what))

@@ -18,7 +18,7 @@ import pytest
 from graphopt.equality import why_different
 from graphopt.errors import DataError
 from graphopt.graph import Index, replace_uses
-from graphopt.passes.base import Candidate, Context, Pass, PassReport, Skip
+from graphopt.passes.base import Candidate, Context, Declined, Pass, PassReport, Skip
 from graphopt.pipeline import MAX_VERDICTS, Attempt, search
 from graphopt.stages import StageRunner, Trial
 from graphopt.targets import load_target
@@ -85,7 +85,7 @@ class Broken:
 
 @dataclass(frozen=True)
 class Propose:
-    """Approximate: proposes the candidates called ``labels``; ``!`` raises."""
+    """Approximate: proposes the candidates called ``labels``; at ``!`` it fails, at ``-`` it declines."""
 
     labels: tuple[str, ...]
     name: ClassVar[str] = "propose"
@@ -97,6 +97,8 @@ class Propose:
         for label in self.labels:
             if label == "!":
                 raise RuntimeError("out of ideas")
+            if label == "-":
+                raise Declined("nothing gentler is faster")
             yield Candidate(named(model, label), PassReport(2), label)
 
 
@@ -228,6 +230,13 @@ def test_a_pass_that_fails_between_candidates_keeps_the_reasons_so_far() -> None
     attempt = run([Propose(("all", "!"))], FakeJudge(trials={"all": "too slow"}))
     assert statuses(attempt) == ["rolled_back"]
     assert attempt.stages[0].reason == "all: too slow; it failed with RuntimeError: out of ideas"
+
+
+def test_a_pass_that_declines_is_skipped_unless_something_was_tried() -> None:
+    (skipped,) = run([Propose(("-",))], FakeJudge()).stages
+    assert (skipped.status, skipped.reason) == ("skipped", "nothing gentler is faster")
+    (tried,) = run([Propose(("all", "-"))], FakeJudge(trials={"all": "too slow"})).stages
+    assert (tried.status, tried.reason) == ("rolled_back", "all: too slow; nothing gentler is faster")
 
 
 def test_without_data_an_approximate_pass_is_skipped_with_the_reason() -> None:
