@@ -3,7 +3,7 @@
     python -m benchmarks.corpus [--cache benchmarks/.cache] [--models resnet50,ppocr_rec]
 
 For each case the cache holds `NAME.onnx`, `NAME.calib.npz` and `NAME.eval.npz` (one array per model input, first axis
-= samples, optional `labels`); the recogniser has its true texts in `ppocr_rec.eval.json`. Every tool reads the same
+= samples, optional `labels`); the recogniser's true texts lie beside its samples, as .json. Every tool reads the same
 files. Building needs what measuring does not: torch and torchvision for the torchvision nets (`pip install
 torch==2.14.1 torchvision==0.29.1`), Pillow for text, and pip itself, which fetches the OCR wheel.
 """
@@ -40,10 +40,9 @@ class Case:
     evaluation: Path
     accuracy: str  # "top1" (labels), "lines" (texts), "sqnr" (random weights), "cosine"
 
-    @property
-    def texts(self) -> Path:
-        """True texts of the evaluation lines; the recogniser only."""
-        return self.evaluation.with_suffix(".json")
+    def texts(self, samples: Path) -> Path:
+        """True texts of the lines in `samples`; the recogniser only."""
+        return samples.with_suffix(".json")
 
 
 def case(name: str, cache: Path = CACHE, zoo: Path = ROOT / "models") -> Case:
@@ -107,8 +106,7 @@ def _build_ocr(item: Case, cache: Path) -> None:
             continue
         if item.name == "ppocr_rec":
             rows, texts = ocr.lines(seed, count)
-            if path == item.evaluation:
-                ocr.save_texts(item.texts, texts)
+            ocr.save_texts(item.texts(path), texts)
             _save(path, x=rows)
         elif item.name == "ppocr_cls":
             rows, labels = ocr.directions(seed, count)

@@ -6,7 +6,7 @@ right; the recogniser's characters are in its metadata (blank first, space last)
 
 import json
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +108,18 @@ def text_scores(found: Iterable[str], truth: Sequence[str]) -> tuple[float, floa
     right = sum(text == known for text, known in pairs) / len(pairs)
     edits = sum(edit_distance(text, known) for text, known in pairs)
     return right, 1 - edits / sum(map(len, truth))
+
+
+def line_metric(truth: Sequence[str], classes: Sequence[str]) -> Callable[..., float]:
+    """A metric for `graphopt.optimize`: 1 where a line is read exactly; labels are positions in `truth`."""
+
+    def lines_right(outputs: Mapping[str, FloatArray], reference: Mapping[str, FloatArray], label: object) -> float:
+        (probabilities,) = outputs.values()
+        wanted = np.asarray(label, np.int64).reshape(-1)
+        found = decode(probabilities, classes)
+        return float(np.mean([text == truth[int(row)] for text, row in zip(found, wanted, strict=True)]))
+
+    return lines_right
 
 
 def save_texts(path: Path, texts: Sequence[str]) -> None:

@@ -26,7 +26,7 @@ MIN_SAMPLES = 8
 # Speeds that count as level when choosing the configuration to beat; wider where SQNR is the only accuracy there is.
 TIE = {"top1": 0.02, "lines": 0.02, "cosine": 0.02, "sqnr": 0.05}
 # Evaluation samples for the whole grid where a sample takes long; the final comparison uses all.
-EVAL_SAMPLES = {"vgg16_bn": 16, "resnet50": 32, "densenet121": 32}
+EVAL_SAMPLES = dict.fromkeys(corpus.TORCH, 16) | {"vgg16_bn": 8}
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,9 @@ GRID = tuple(
     for activation in ("u8", "s8")
 ) + tuple(Config(method, "heavy", True, "u8") for method in ("minmax", "entropy", "percentile"))
 
-QUICK_GRID = tuple(config for config in GRID if config.name in {"minmax-channel-u8", "percentile-channel-u8"})
+QUICK_GRID = tuple(
+    config for config in GRID if config.per_channel and config.activation == "u8" and config.method != "entropy"
+)
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def quantize_grid(case: Case, folder: Path, grid: tuple[Config, ...] = GRID) -> 
     return done
 
 
-def survey(case: Case, quantized: list[Quantized], eval_samples: int | None, seconds: float = 60) -> dict[str, Any]:
+def survey(case: Case, quantized: list[Quantized], eval_samples: int | None, seconds: float = 30) -> dict[str, Any]:
     """Accuracy, SQNR, latency and int8 share of everything that was quantized, as JSON."""
     rows: dict[str, dict[str, Any]] = {}
     paths: dict[str, Path] = {}
@@ -143,7 +145,7 @@ def survey(case: Case, quantized: list[Quantized], eval_samples: int | None, sec
             row |= {"int8_share": share.int8, "float_nodes": len(share.float_nodes)}
             paths[item.config] = item.path
     scores = evaluate(case, paths, eval_samples)
-    latency = interleaved({"original": case.model} | paths, feed, "original", seconds)
+    latency = interleaved({"original": case.model} | paths, feed, "original", seconds, rounds=(7, 60))
     original = scores["original"]
     for name in paths:
         rows[name] |= score_row(scores[name], original) | asdict(latency[name])
@@ -166,7 +168,7 @@ def results(case: Case, cache: Path, *, fresh: bool = False, quick: bool = False
             return found
     quantized = quantize_grid(case, kept.parent, QUICK_GRID if quick else GRID)
     samples = 32 if quick else EVAL_SAMPLES.get(case.name)
-    found = survey(case, quantized, samples, seconds=15 if quick else 60)
+    found = survey(case, quantized, samples, seconds=10 if quick else 30)
     found |= {"best": best(found), "machine": here}
     kept.write_text(json.dumps(found, indent=1) + "\n")
     return found

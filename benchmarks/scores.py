@@ -68,7 +68,7 @@ class _Tally:
         elif self.case.accuracy == "cosine":
             value = extra["cosine"]
         elif self.case.accuracy == "lines":
-            truth = ocr.load_texts(self.case.texts)[: len(self.texts)]
+            truth = ocr.load_texts(self.case.texts(self.case.evaluation))[: len(self.texts)]
             value, extra["characters"] = ocr.text_scores(self.texts, truth)
         return Score(value, self.noise.decibels, extra)
 
