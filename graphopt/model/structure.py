@@ -32,7 +32,8 @@ GUARANTEED_OPSET = 7
 def vet_structure(model: onnx.ModelProto) -> list[str]:
     """Check and, where it is out of order, sort ``model`` in place; return warnings.
 
-    The domain ``ai.onnx`` becomes ``""``, its canonical spelling, so that later code has one to compare with.
+    The domain ``ai.onnx`` becomes ``""``, its canonical spelling, so that later code has one to compare with. A negative
+    dimension, which some exporters write for a size that is open, is cleared: open is what it then says.
 
     Raises:
         ModelError: not a usable ONNX graph; names the node where there is one.
@@ -40,7 +41,9 @@ def vet_structure(model: onnx.ModelProto) -> list[str]:
     """
     _vet_presence(model)
     all_bodies = _vet_nesting(model)
+    _vet_names(all_bodies)
     _canonical_domains(model, all_bodies)
+    _open_negative_dimensions(model.graph)
     warnings = _vet_versions(model)
     vet_calls(model, all_bodies, MAX_NODES)
     _vet_operators(model, all_bodies)
@@ -93,6 +96,21 @@ def _vet_nesting(model: onnx.ModelProto) -> list[Body]:
     return found
 
 
+def _vet_names(all_bodies: list[Body]) -> None:
+    """Refuse names that are not UTF-8: protobuf hands them out as bytes, which no later code expects."""
+    for body in all_bodies:
+        names: list[str] = []
+        for node in body.proto.node:
+            names += (node.op_type, node.domain, node.name, node.overload, *node.input, *node.output)
+            names += [attribute.name for attribute in node.attribute]
+        if isinstance(body.proto, onnx.GraphProto):
+            for values in (body.proto.input, body.proto.output, body.proto.value_info, body.proto.initializer):
+                names += [value.name for value in values]
+        wrong = next((name for name in names if not isinstance(name, str)), None)
+        if wrong is not None:
+            raise ModelError(f"a name in {body.where} is not UTF-8 text: {wrong!r}; the file is damaged")
+
+
 def _canonical_domains(model: onnx.ModelProto, all_bodies: list[Body]) -> None:
     for imports in (model.opset_import, *(function.opset_import for function in model.functions)):
         for opset in imports:
@@ -102,6 +120,13 @@ def _canonical_domains(model: onnx.ModelProto, all_bodies: list[Body]) -> None:
         for node in body.proto.node:
             if node.domain == "ai.onnx":
                 node.domain = ""
+
+
+def _open_negative_dimensions(graph: onnx.GraphProto) -> None:
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim if value.type.HasField("tensor_type") else ():
+            if dim.HasField("dim_value") and dim.dim_value < 0:
+                dim.Clear()
 
 
 def _vet_versions(model: onnx.ModelProto) -> list[str]:
@@ -128,7 +153,7 @@ def _vet_versions(model: onnx.ModelProto) -> list[str]:
                     f"opset {opset.version} is newer than {newest}, the newest that the installed onnx "
                     f"{onnx.__version__} knows; {upgrade}"
                 )
-            if opset.version < 1:
+            if not 1 <= opset.version < 2**31:
                 raise ModelError(f"opset version {opset.version} of domain {opset.domain or 'ai.onnx'!r} is impossible")
     default = next((opset.version for opset in model.opset_import if opset.domain == ""), GUARANTEED_OPSET)
     if default < GUARANTEED_OPSET:
