@@ -285,6 +285,9 @@ def chain(length: int, width: int) -> onnx.ModelProto:
         pytest.param(RELU.replace("8,", "999,"), UnsupportedModelError, "IR version 999 is newer", id="IR too new"),
         pytest.param(RELU.replace("8,", "2,"), UnsupportedModelError, "IR version 2 is older", id="IR too old"),
         pytest.param(RELU.replace("17", "0"), ModelError, "opset version 0", id="opset 0"),
+        pytest.param(
+            RELU.replace("17]", f'17, "ai.onnx.ml": {2**40}]'), ModelError, "is impossible", id="version out of range"
+        ),
         pytest.param(RELU.replace("Relu", "Relo"), UnsupportedModelError, r"'y' \(Relo\).*unknown operator", id="op"),
         pytest.param(
             RELU.replace("= Relu", "= Gelu"), UnsupportedModelError, "'Gelu'.* at version 17", id="op of a later opset"
@@ -456,3 +459,32 @@ PLACES = [in_initializer, in_constant, in_subgraph, in_function, in_sparse_initi
 def test_refuses_a_tensor_that_does_not_hold_what_it_declares(place, bad, reason) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises((UnsafeModelError, UnsupportedModelError), match=reason):
         read(place(bad))
+
+
+# --- Damage at random -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [(b"Relu", "a name in the graph is not UTF-8"), (b"note", "text that is not UTF-8")]
+)
+def test_refuses_text_that_is_not_utf_8(text: bytes, reason: str) -> None:
+    proto = in_subgraph(numpy_helper.from_array(np.zeros(1, np.float32)))
+    proto.graph.node[0].doc_string = "note"  # the only field of this node that is not a name
+    proto.graph.node.append(helper.make_node("Relu", ["x"], ["unused"]))
+    with pytest.raises(ModelError, match=reason):
+        read(proto.SerializeToString().replace(text, b"\xff" + text[1:]))
+
+
+@pytest.mark.parametrize("source", [model(), model(CALLS.replace("b = f.one", "b = Relu")), nested(3)])
+def test_damage_is_refused_with_a_message_and_never_crashes(source: onnx.ModelProto) -> None:
+    rng, refusals = np.random.default_rng(0), []
+    for _ in range(150):
+        content = bytearray(source.SerializeToString())
+        for position in rng.integers(len(content), size=rng.integers(1, 4)):
+            content[position] = rng.integers(256)
+        try:
+            read(bytes(content))
+        except ModelError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 50
+    assert all(refusal.startswith("<bytes>: ") for refusal in refusals)

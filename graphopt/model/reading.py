@@ -89,6 +89,8 @@ def read(source: ModelSource, *, weights: bool = True) -> LoadedModel:
         load_external(data, up_to=None if weights else STRUCTURE_BYTES)
     except GraphoptError as error:
         raise type(error)(f"{name}: {error}") from error
+    except UnicodeDecodeError as error:  # documentation and metadata; names are vetted one by one
+        raise ModelError(f"{name}: the model contains text that is not UTF-8; the file is damaged") from error
     except MemoryError as error:
         raise ModelError(f"{name}: not enough memory to load the model") from error
     return LoadedModel(
