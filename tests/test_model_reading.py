@@ -100,6 +100,15 @@ def test_one_spelling_of_the_standard_domain() -> None:
     assert (read_back.opset_import[0].domain, read_back.graph.node[0].domain) == ("", "")
 
 
+def test_a_negative_dimension_of_a_value_is_read_as_open() -> None:
+    proto = model()
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = -1
+    for value in (*load(proto).graph.input, *load(proto).graph.output):
+        batch, channels = value.type.tensor_type.shape.dim
+        assert (batch.WhichOneof("value"), channels.dim_value) == (None, 4)
+
+
 def test_sorts_nodes_that_are_out_of_order_and_says_so() -> None:
     proto = model()
     proto.graph.node.reverse()

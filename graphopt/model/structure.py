@@ -32,8 +32,8 @@ GUARANTEED_OPSET = 7
 def vet_structure(model: onnx.ModelProto) -> list[str]:
     """Check and, where it is out of order, sort ``model`` in place; return warnings.
 
-    The domain ``ai.onnx`` becomes ``""``, its canonical spelling, so that later code has one to compare with. A negative
-    dimension, which some exporters write for a size that is open, is cleared: open is what it then says.
+    The domain ``ai.onnx`` becomes ``""``, its canonical spelling, so that later code has one to compare with. A
+    negative dimension, which some exporters write for a size that is open, is cleared: open is what it then says.
 
     Raises:
         ModelError: not a usable ONNX graph; names the node where there is one.
@@ -41,7 +41,6 @@ def vet_structure(model: onnx.ModelProto) -> list[str]:
     """
     _vet_presence(model)
     all_bodies = _vet_nesting(model)
-    _vet_names(all_bodies)
     _vet_names(all_bodies)
     _canonical_domains(model, all_bodies)
     _open_negative_dimensions(model.graph)
@@ -95,21 +94,6 @@ def _vet_nesting(model: onnx.ModelProto) -> list[Body]:
             raise UnsupportedModelError(f"the model has more than {MAX_NODES:,} nodes")
         found.append(body)
     return found
-
-
-def _vet_names(all_bodies: list[Body]) -> None:
-    """Refuse names that are not UTF-8: protobuf hands them out as bytes, which no later code expects."""
-    for body in all_bodies:
-        names: list[str] = []
-        for node in body.proto.node:
-            names += (node.op_type, node.domain, node.name, node.overload, *node.input, *node.output)
-            names += [attribute.name for attribute in node.attribute]
-        if isinstance(body.proto, onnx.GraphProto):
-            for values in (body.proto.input, body.proto.output, body.proto.value_info, body.proto.initializer):
-                names += [value.name for value in values]
-        wrong = next((name for name in names if not isinstance(name, str)), None)
-        if wrong is not None:
-            raise ModelError(f"a name in {body.where} is not UTF-8 text: {wrong!r}; the file is damaged")
 
 
 def _vet_names(all_bodies: list[Body]) -> None:
