@@ -23,7 +23,7 @@ from benchmarks.scores import evaluate
 SHORTLIST = 4  # rival configurations that enter the joint measurement
 # Keywords for graphopt.optimize where a model's data say more than the defaults know: the classes of random weights are
 # near ties, whose arg-max any rounding flips.
-KEYWORDS: dict[str, dict[str, Any]] = dict.fromkeys(corpus.TORCH, {"metric": "cosine"})
+KEYWORDS: dict[str, dict[str, Any]] = {name: {"metric": "cosine"} for name in corpus.TORCH}
 
 
 def shortlist(found: dict[str, Any]) -> list[str]:
