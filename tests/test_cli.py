@@ -224,6 +224,15 @@ def test_never_writes_over_the_input(how, model_file, tmp_path, capsys):
     assert model_file.read_bytes() == before
 
 
+def test_never_writes_over_the_data(model_file, data_file, capsys):
+    before = data_file.read_bytes()
+
+    assert main(["optimize", str(model_file), "-d", str(data_file), "-o", str(data_file)]) == 2
+
+    assert "never overwritten" in capsys.readouterr().err
+    assert data_file.read_bytes() == before
+
+
 def test_two_outputs_cannot_be_one_file(model_file, tmp_path, capsys):
     report = str(tmp_path / "r.json")
 

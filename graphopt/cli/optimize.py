@@ -98,7 +98,8 @@ def optimize(
     for file in files:
         check_report_path(file)
     if not dry_run:
-        check_outputs([Path(model)], destination, files)
+        sources = [settings[name] for name in ("data", "calibration_data", "eval_data", "preprocess")]
+        check_outputs([Path(given) for given in (model, *sources) if given], destination, files)
     settings["skip"] = settings["skip"] or ()
     with terminal.progress() as progress:
         result = optimize_model(model, target=profile, dry_run=dry_run, progress=progress, **settings)
