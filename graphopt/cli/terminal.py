@@ -64,7 +64,6 @@ class Terminal:
             yield self._listing()
 
     def _drawing(self, bars: Progress) -> Reporter:
-        shown: dict[str, int] = {}
         tasks: dict[str, object] = {}
 
         def report(what: str, done: int, total: int) -> None:
@@ -74,7 +73,6 @@ class Terminal:
                     bars.update(earlier, visible=False)  # type: ignore[arg-type]
                 tasks[what] = bars.add_task(what, total=total or None)
             bars.update(tasks[what], completed=done, total=total or None, visible=True)  # type: ignore[arg-type]
-            shown[what] = done
 
         return report
 
