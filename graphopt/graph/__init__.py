@@ -8,7 +8,7 @@ knows graphsurgeon's sharp edges: use neither its importer and exporter, nor ``l
 
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from graphopt.graph.exporting import export_graph, skeleton
+from graphopt.graph.exporting import export_graph, export_part, skeleton
 from graphopt.graph.header import Header, WorkGraph
 from graphopt.graph.importing import import_graph
 from graphopt.graph.index import (
@@ -55,6 +55,7 @@ __all__ = [
     "drop_node",
     "dtype_of",
     "export_graph",
+    "export_part",
     "import_graph",
     "infer_shapes",
     "infer_types",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import chain
+
 import onnx
 import onnx_graphsurgeon as gs
 
@@ -26,19 +29,35 @@ def export_graph(work: WorkGraph) -> onnx.ModelProto:
         PassError: two tensors of one name, a bug of the pass that made them.
         UnsupportedModelError: an attribute value that has no protobuf form.
     """
-    return _export(work.gs, work.header, weights=True)
+    return _export(work.gs, work.header, types=True, weights=True)
 
 
 def skeleton(graph: gs.Graph) -> onnx.ModelProto:
     """Write the graph for inspection only: large weights of the outermost graph become inputs.
 
-    Small enough to hand to onnx whatever the size of the model. No declared type but those of the graph inputs and
-    of non-tensors is taken over, so that inference does not trust what an exporter claimed.
+    Small enough to hand to onnx whatever the size of the model. No declared type but those of the graph inputs is
+    taken over, so that inference does not trust what an exporter claimed.
     """
-    return _export(graph, Header(onnx.ModelProto()), weights=False)
+    return _export(graph, Header(onnx.ModelProto()), types=False, weights=False)
 
 
-def _export(root: gs.Graph, header: Header, *, weights: bool) -> onnx.ModelProto:
+def export_part(nodes: Sequence[gs.Node], outputs: Sequence[gs.Tensor], graph: gs.Graph) -> onnx.ModelProto:
+    """Write some nodes of an opened graph as a model without inputs, and without declared types.
+
+    The nodes must be sorted and read constants and each other only; ``graph`` gives the operator set versions.
+    """
+    part = gs.Graph(
+        nodes=list(nodes),
+        outputs=list(outputs),
+        name="part",
+        opset=graph.opset,
+        import_domains=graph.import_domains,
+        ir_version=graph.ir_version,
+    )
+    return _export(part, Header(onnx.ModelProto()), types=False, weights=True)
+
+
+def _export(root: gs.Graph, header: Header, *, types: bool, weights: bool) -> onnx.ModelProto:
     model = onnx.ModelProto()
     copy_fields(header.model, model, frozenset({"opset_import", "ir_version"}))
     model.producer_name, model.producer_version = root.producer_name or "", root.producer_version or ""
@@ -55,7 +74,11 @@ def _export(root: gs.Graph, header: Header, *, weights: bool) -> onnx.ModelProto
         for node in graph.nodes:
             used.add(node.domain or "")
             pending.extend(_write_node(proto.node.add(), node, header, graph.opset))
-        _write_tensors(proto, graph, extras, constants.get(id(graph), []), weights=weights or graph is not root)
+        _write_inputs(proto, graph, extras, types=types, outermost=graph is root)
+        for constant in constants.get(id(graph), []):
+            _write_constant(proto, constant, extras, weights=weights or graph is not root)
+        _write_results(proto, graph, extras, types=types)
+        _refuse_twins(graph, constants.get(id(graph), []))
         _keep_annotations(proto)
     _write_versions(model, root, used, header)
     return model
@@ -110,29 +133,38 @@ def _write_node(
     return subgraphs
 
 
-def _write_tensors(
-    proto: onnx.GraphProto, graph: gs.Graph, extras: GraphExtras, constants: list[gs.Constant], *, weights: bool
+def _write_inputs(
+    proto: onnx.GraphProto, graph: gs.Graph, extras: GraphExtras, *, types: bool, outermost: bool
 ) -> None:
-    names: dict[str, gs.Tensor] = {}
     for tensor in graph.inputs:
-        _claim(names, tensor)
-        _write_info(proto.input.add(), tensor, extras, strict=weights)
+        if types or (outermost and tensor.type == "tensor_type"):
+            _write_info(proto.input.add(), tensor, extras)
+        else:
+            proto.input.add(name=tensor.name)
         if tensor.name in extras.defaults:
             proto.initializer.add().CopyFrom(extras.defaults[tensor.name])
-    for constant in constants:
-        _claim(names, constant)
-        _write_constant(proto, constant, extras, weights=weights)
+
+
+def _write_results(proto: onnx.GraphProto, graph: gs.Graph, extras: GraphExtras, *, types: bool) -> None:
+    if not types:
+        for tensor in graph.outputs:
+            proto.output.add(name=tensor.name)
+        return
+    for tensor in graph.outputs:
+        _write_info(proto.output.add(), tensor, extras)
     shown = {id(tensor) for tensor in graph.outputs}
     for tensor in (tensor for node in graph.nodes for tensor in node.outputs if not tensor.is_empty()):
-        _claim(names, tensor)
-        declared = tensor.name in extras.infos or tensor.dtype is not None
-        if declared and weights and id(tensor) not in shown:
+        if id(tensor) not in shown and (tensor.name in extras.infos or tensor.dtype is not None):
             _write_info(proto.value_info.add(), tensor, extras)
-    for tensor in graph.outputs:
-        if weights:
-            _write_info(proto.output.add(), tensor, extras)
-        else:
-            proto.output.add(name=tensor.name)
+
+
+def _refuse_twins(graph: gs.Graph, constants: list[gs.Constant]) -> None:
+    """Raise PassError where two tensors of the graph have one name."""
+    names: dict[str, gs.Tensor] = {}
+    written = (tensor for node in graph.nodes for tensor in node.outputs if not tensor.is_empty())
+    for tensor in chain(graph.inputs, constants, written):
+        if names.setdefault(tensor.name, tensor) is not tensor:
+            raise PassError(f"the edited graph holds two tensors named '{tensor.name}'")
 
 
 def _write_constant(proto: onnx.GraphProto, constant: gs.Constant, extras: GraphExtras, *, weights: bool) -> None:
@@ -146,12 +178,7 @@ def _write_constant(proto: onnx.GraphProto, constant: gs.Constant, extras: Graph
         _write_info(proto.input.add(), constant, extras)
 
 
-def _claim(names: dict[str, gs.Tensor], tensor: gs.Tensor) -> None:
-    if names.setdefault(tensor.name, tensor) is not tensor:
-        raise PassError(f"the edited graph holds two tensors named '{tensor.name}'")
-
-
-def _write_info(target: onnx.ValueInfoProto, tensor: gs.Tensor, extras: GraphExtras, *, strict: bool = True) -> None:
+def _write_info(target: onnx.ValueInfoProto, tensor: gs.Tensor, extras: GraphExtras) -> None:
     """Declare a tensor, as it was declared before unless its type was edited since."""
     original = extras.infos.get(tensor.name)
     kind = "tensor_type" if isinstance(tensor, gs.Constant) else tensor.type
@@ -161,8 +188,6 @@ def _write_info(target: onnx.ValueInfoProto, tensor: gs.Tensor, extras: GraphExt
             return
         target.ClearField("type")
     target.name = tensor.name
-    if kind != "tensor_type" and not strict:
-        return
     if kind != "tensor_type":
         raise UnsupportedModelError(f"tensor '{tensor.name}' is a {kind.removesuffix('_type')} that was not declared")
     dtype, shape = dtype_of(tensor), shape_of(tensor)

@@ -16,7 +16,9 @@ _WHOLE_BYTES = 100_000_000
 def verify(model: onnx.ModelProto) -> None:
     """Check a model with onnx's full checker (structure, operator schemas, types and shapes).
 
-    Models above 100 MB are checked without their weights, which the checker would only copy.
+    Models above 100 MB are checked without their weights, which the checker would only copy. A declared shape of an
+    intermediate tensor or of an output that contradicts inference is not held against the model: exporters get them
+    wrong, and runtimes only warn.
 
     Raises:
         ModelError: the model is not valid; the message names the offending node where onnx tells.
@@ -25,8 +27,29 @@ def verify(model: onnx.ModelProto) -> None:
     checked = model if whole else skeleton(import_graph(model).gs)
     try:
         onnx.checker.check_model(checked, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+    except onnx.checker.ValidationError as error:
         raise ModelError(f"the model is not valid ONNX: {_reason(str(error))}{_offender(checked)}") from error
+    except onnx.shape_inference.InferenceError as error:
+        try:
+            # The checker proper is content by now; only inference is left to repeat.
+            bare = _without_shapes(checked)
+            onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=True, data_prop=True)
+        except onnx.shape_inference.InferenceError:
+            raise ModelError(f"the model is not valid ONNX: {_reason(str(error))}") from error
+
+
+def _without_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy without the declared shapes of all tensors but the inputs."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    pending = [copy.graph]
+    while pending:
+        graph = pending.pop()
+        for info in (*graph.value_info, *graph.output):
+            if info.type.HasField("tensor_type"):
+                info.type.tensor_type.ClearField("shape")
+        pending.extend(attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g"))
+    return copy
 
 
 def _reason(text: str) -> str:

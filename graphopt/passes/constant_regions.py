@@ -14,14 +14,16 @@ from graphopt.graph import (
     reads_of,
     size_of,
     subgraphs_of,
+    values_of,
 )
 from graphopt.graph.values import numpy_dtype
 from graphopt.passes.base import Skip
 
 # Results up to this size may be larger than their operands; the sum over a region is what counts then.
 _SMALL_BYTES = 4096
-# Protobuf framing of a node or an initializer, beside its strings and values.
-_FRAME_BYTES = 16
+# Protobuf framing of an initializer, and of a Constant node around one, beside names and values.
+_TENSOR_BYTES = 14
+_CONSTANT_NODE_BYTES = 40
 _NEVER = frozenset(
     {
         "Bernoulli", "Constant", "DequantizeLinear", "Dropout", "DynamicQuantizeLinear", "Loop", "Multinomial",
@@ -58,9 +60,11 @@ class Region:
         """A name for reports: that of the last node, or of its result."""
         return str(self.nodes[-1].name or self.results[0].name)
 
-    def growth(self, sizes: Mapping[int, int]) -> int:
+    def growth(self, sizes: Mapping[int, int], index: Index) -> int:
         """Bytes by which the file grows, given the ``sizes`` of results by ``id``."""
-        return sum(sizes[id(t)] + len(t.name) + _FRAME_BYTES for t in self.results) - self.freed_bytes
+        added = sum(_stored_bytes(tensor, sizes[id(tensor)]) for tensor in self.results)
+        added += sum(_CONSTANT_NODE_BYTES + len(t.name) for t in self.results if index.is_output(t))
+        return added - self.freed_bytes
 
 
 def constant_regions(index: Index, types: Mapping[str, TensorType], allowance: int) -> tuple[list[Region], list[Skip]]:
@@ -103,6 +107,8 @@ def result_bytes(tensor: gs.Tensor, types: Mapping[str, TensorType]) -> int | No
 def _reads_constants_only(node: gs.Node, chosen: Mapping[int, gs.Node]) -> bool:
     if node.domain or node.op in _NEVER or not any(not tensor.is_empty() for tensor in node.outputs):
         return False
+    if node.op in {"Div", "Mod"} and not _divides_safely(node):
+        return False
     inner: set[int] = set()
     for subgraph in subgraphs_of(node):
         for child in subgraph.nodes:
@@ -110,6 +116,12 @@ def _reads_constants_only(node: gs.Node, chosen: Mapping[int, gs.Node]) -> bool:
                 return False
             inner.update(id(tensor) for tensor in child.outputs)
     return all(_is_fixed(tensor, chosen) for tensor in reads_of(node) if id(tensor) not in inner)
+
+
+def _divides_safely(node: gs.Node) -> bool:
+    """ONNX Runtime dies of an integer division by zero: the divisor must be at hand, and have none."""
+    divisor = values_of(node.inputs[1])
+    return divisor is not None and (divisor.dtype.kind not in "iu" or bool(divisor.all()))
 
 
 def _is_fixed(tensor: gs.Tensor, chosen: Mapping[int, gs.Node]) -> bool:
@@ -163,11 +175,15 @@ def _split(index: Index, home: gs.Graph, chosen: dict[int, gs.Node]) -> Iterator
 def _freed(index: Index, nodes: list[gs.Node], inside: set[int]) -> int:
     constants = {id(t): t for node in nodes for t in reads_of(node) if isinstance(t, gs.Constant)}
     freed = sum(
-        size_of(constant) + len(constant.name) + _FRAME_BYTES
+        _stored_bytes(constant, size_of(constant))
         for constant in constants.values()
         if not index.is_output(constant) and all(id(reader) in inside for reader in constant.outputs)
     )
     for node in nodes:
         names = [node.name or "", node.op, *(tensor.name for tensor in (*node.inputs, *node.outputs))]
-        freed += _FRAME_BYTES + sum(len(name) + 2 for name in names) + 12 * len(node.attrs)
+        freed += 2 + sum(len(name) + 2 for name in names) + 8 * len(node.attrs)
     return freed
+
+
+def _stored_bytes(tensor: gs.Tensor, values: int) -> int:
+    return values + len(tensor.name) + _TENSOR_BYTES

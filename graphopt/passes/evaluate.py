@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from graphopt import runtime
 from graphopt.errors import GraphoptError
-from graphopt.graph import Header, WorkGraph, export_graph
+from graphopt.graph import export_part
 
 
 def evaluate(
@@ -59,19 +59,7 @@ def _one_by_one(
 def _run(
     nodes: Sequence[gs.Node], wanted: Sequence[gs.Tensor], graph: gs.Graph, given: Mapping[str, np.ndarray[Any, Any]]
 ) -> dict[int, np.ndarray[Any, Any]]:
-    part = gs.Graph(
-        nodes=list(nodes),
-        outputs=list(wanted),
-        name="constants",
-        opset=graph.opset,
-        import_domains=graph.import_domains,
-        ir_version=graph.ir_version,
-    )
-    model = export_graph(WorkGraph(part, Header(onnx.ModelProto())))
-    # Declared types are not trusted: ONNX Runtime infers them.
-    model.graph.ClearField("value_info")
-    for output in model.graph.output:
-        output.ClearField("type")
+    model = export_part(nodes, wanted, graph)
     for name, array in given.items():
         model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
     opened = runtime.session(model, optimize=False)

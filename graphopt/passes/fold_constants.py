@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from graphopt.graph import (
@@ -26,6 +27,7 @@ from graphopt.graph import (
     TensorType,
     add_node,
     is_op,
+    onnx_dtype,
     remove_unused,
     replace_uses,
     set_input,
@@ -39,6 +41,8 @@ from graphopt.passes.shape_arithmetic import ShapeArithmetic
 
 # Shape arithmetic deals in shapes and indices; longer results count as data and must pay for their bytes.
 _SHORT = 64
+# All that a Constant node may hold before opset 9.
+_OLD_CONSTANTS = frozenset({onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE})
 
 
 @dataclass(frozen=True)
@@ -167,7 +171,8 @@ def _is_read_on(index: Index, node: gs.Node, fixed: set[int]) -> bool:
     if len(node.outputs) != 1 or id(node.outputs[0]) not in fixed or node.op == "Constant":
         return False
     tensor = node.outputs[0]
-    return index.is_output(tensor) or any(
+    # An output would need a Constant node, which is larger than the Shape it replaces.
+    return not index.is_output(tensor) and any(
         not reader.outputs or any(id(output) not in fixed for output in reader.outputs) for reader in tensor.outputs
     )
 
@@ -197,7 +202,9 @@ def _fold_regions(index: Index, tally: _Tally, allowance: int) -> int:
     tally.skipped = {skip.where: skip for skip in skipped}
     results: dict[int, np.ndarray[Any, Any]] = {}
     for home in index.graphs:
-        here = [region for region in regions if region.home is home and _may_fit(region, types, tally, allowance)]
+        here = [
+            region for region in regions if region.home is home and _may_fit(index, region, types, tally, allowance)
+        ]
         nodes = [node for region in here for node in region.nodes]
         found, failed = evaluate(nodes, [tensor for region in here for tensor in region.results], index.graph)
         results.update(found)
@@ -205,10 +212,10 @@ def _fold_regions(index: Index, tally: _Tally, allowance: int) -> int:
             if id(node) in failed:
                 tally.skipped[node.name] = Skip(node.name or node.outputs[0].name, f"{node.op}: {failed[id(node)]}")
     sizes = {key: array.nbytes for key, array in results.items()}
-    ready = [region for region in regions if all(id(tensor) in results for tensor in region.results)]
+    ready = [region for region in regions if all(_is_sound(index, t, results, types) for t in region.results)]
     folded = 0
-    for region in sorted(ready, key=lambda region: region.growth(sizes)):
-        growth = region.growth(sizes)
+    for region in sorted(ready, key=lambda region: region.growth(sizes, index)):
+        growth = region.growth(sizes, index)
         if tally.growth + growth > allowance and growth > 0:
             tally.skipped[region.name] = Skip(region.name, f"folding it would grow the file by {growth:,} bytes")
             continue
@@ -221,10 +228,24 @@ def _fold_regions(index: Index, tally: _Tally, allowance: int) -> int:
     return folded
 
 
-def _may_fit(region: Region, types: Mapping[str, TensorType], tally: _Tally, allowance: int) -> bool:
+def _is_sound(
+    index: Index, tensor: gs.Tensor, results: Mapping[int, np.ndarray[Any, Any]], types: Mapping[str, TensorType]
+) -> bool:
+    """Whether a result was computed, has the dtype it should, and can be stored where it belongs."""
+    if id(tensor) not in results:
+        return False
+    dtype = onnx_dtype(results[id(tensor)].dtype)
+    known = types.get(tensor.name)
+    # ONNX Runtime hands float8 out as bytes.
+    if known is not None and known.dtype not in {0, dtype}:
+        return False
+    return not index.is_output(tensor) or index.graph.opset >= 9 or dtype in _OLD_CONSTANTS
+
+
+def _may_fit(index: Index, region: Region, types: Mapping[str, TensorType], tally: _Tally, allowance: int) -> bool:
     """Whether it is worth running a region: false where its known size alone forbids to keep it."""
     sizes = {id(tensor): result_bytes(tensor, types) or 0 for tensor in region.results}
-    growth = region.growth(sizes)
+    growth = region.growth(sizes, index)
     if growth <= max(0, allowance - tally.growth):
         return True
     tally.skipped[region.name] = Skip(region.name, f"folding it would grow the file by {growth:,} bytes")
