@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 Reporter = Callable[[str, int, int], None]
+
+SECONDS_BETWEEN_FRAMES = 0.1
 
 
 @dataclass
@@ -65,14 +68,20 @@ class Terminal:
 
     def _drawing(self, bars: Progress) -> Reporter:
         tasks: dict[str, object] = {}
+        drawn = 0.0
 
         def report(what: str, done: int, total: int) -> None:
+            nonlocal drawn
             self._stop_if_interrupted()
-            if what not in tasks:
+            fresh = what not in tasks
+            if fresh:
                 for earlier in tasks.values():
                     bars.update(earlier, visible=False)  # type: ignore[arg-type]
                 tasks[what] = bars.add_task(what, total=total or None)
             bars.update(tasks[what], completed=done, total=total or None, visible=True)  # type: ignore[arg-type]
+            if fresh or time.monotonic() - drawn > SECONDS_BETWEEN_FRAMES:
+                bars.refresh()
+                drawn = time.monotonic()
 
         return report
 
@@ -96,16 +105,16 @@ class Terminal:
 
 def _bars() -> Progress:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
-        SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    # Drawn from here, not from a thread of its own: that would disturb what is being timed.
+    return Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False)
 
 
 @contextlib.contextmanager
