@@ -26,24 +26,32 @@ HEAD = '<ir_version: 8, opset_import: ["" : {opset}]> '
 
 
 def model(text: str, *, opset: int = 17, ir_version: int = 8, **weights: Any) -> onnx.ModelProto:
-    """Parse a graph in ONNX text form. Initializers declared without values are drawn from their name and shape.
+    """Parse a graph in ONNX text form; ``<float[6] w>`` declares a weight drawn from its name and shape.
 
-    ``weights`` gives values for some by name.
+    ``weights`` gives values for some by name. A tensor declared that way which a node writes stays a declaration.
     """
     head = f'<ir_version: {ir_version}, opset_import: ["" : {opset}]> ' if not text.lstrip().startswith("<") else ""
     parsed = onnx.parser.parse_model(head + text)
-    for tensor in parsed.graph.initializer:
-        given = weights.get(tensor.name)
-        if given is None and _has_values(tensor):
-            continue
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        values = _drawn(tensor.name, tuple(tensor.dims)) if given is None else np.asarray(given)
-        tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(dtype), tensor.name))
+    pending = [parsed.graph]
+    while pending:
+        graph = pending.pop()
+        for node in graph.node:
+            if not node.domain:
+                node.ClearField("domain")  # The parser writes it out empty, exporters do not.
+        written = {name for node in graph.node for name in node.output}
+        declared = list(graph.value_info)
+        graph.ClearField("value_info")
+        for info in declared:
+            if info.name in written:
+                graph.value_info.append(info)
+                continue
+            tensor = info.type.tensor_type
+            shape = tuple(dim.dim_value for dim in tensor.shape.dim)
+            values = np.asarray(weights.get(info.name, _drawn(info.name, shape)))
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+            graph.initializer.append(onnx.numpy_helper.from_array(values.astype(dtype), info.name))
+        pending.extend(attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g"))
     return parsed
-
-
-def _has_values(tensor: onnx.TensorProto) -> bool:
-    return bool(tensor.raw_data) or any(field.name.endswith("_data") for field, _ in tensor.ListFields())
 
 
 def _drawn(name: str, shape: Sequence[int]) -> np.ndarray[Any, Any]:

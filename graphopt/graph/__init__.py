@@ -37,7 +37,7 @@ from graphopt.graph.values import (
     size_of,
     values_of,
 )
-from graphopt.graph.verify import verify
+from graphopt.graph.verification import verify
 
 # graphsurgeon prints its log to standard output, which belongs to the command line's results.
 G_LOGGER.severity = G_LOGGER.CRITICAL

@@ -32,6 +32,11 @@ def export_graph(work: WorkGraph) -> onnx.ModelProto:
     return _export(work.gs, work.header, types=True, weights=True)
 
 
+def without_weights(work: WorkGraph) -> onnx.ModelProto:
+    """Write the whole model but its large weights, which become inputs: valid exactly if the model is."""
+    return _export(work.gs, work.header, types=True, weights=False)
+
+
 def skeleton(graph: gs.Graph) -> onnx.ModelProto:
     """Write the graph for inspection only: large weights of the outermost graph become inputs.
 
@@ -60,7 +65,10 @@ def export_part(nodes: Sequence[gs.Node], outputs: Sequence[gs.Tensor], graph: g
 def _export(root: gs.Graph, header: Header, *, types: bool, weights: bool) -> onnx.ModelProto:
     model = onnx.ModelProto()
     copy_fields(header.model, model, frozenset({"opset_import", "ir_version"}))
-    model.producer_name, model.producer_version = root.producer_name or "", root.producer_version or ""
+    for name in ("producer_name", "producer_version"):
+        model.ClearField(name)
+        if getattr(root, name):
+            setattr(model, name, getattr(root, name))
     used: set[str] = set()
     constants = _owned(root, header)
     pending = [(root, model.graph)]
@@ -68,9 +76,9 @@ def _export(root: gs.Graph, header: Header, *, types: bool, weights: bool) -> on
         graph, proto = pending.pop()
         extras = header.graphs.get(id(graph)) or GraphExtras(graph, onnx.GraphProto(), {}, {})
         copy_fields(extras.shell, proto, frozenset())
-        proto.name, proto.doc_string = graph.name or "", graph.doc_string or ""
-        if not graph.doc_string:
-            proto.ClearField("doc_string")
+        proto.name = graph.name or ""
+        if graph.doc_string:
+            proto.doc_string = graph.doc_string
         for node in graph.nodes:
             used.add(node.domain or "")
             pending.extend(_write_node(proto.node.add(), node, header, graph.opset))
