@@ -1,9 +1,10 @@
 """Which units run in int8: the cheapest assignment, exactly, as a minimum cut.
 
-Each unit pays its time in the precision it runs in; each tensor that crosses precisions pays its conversion once,
-however many readers it has. Accuracy enters as a price: every quantized tensor and every rounded weight pays for the
-noise that it puts into the outputs. With two precisions this is a minimum s-t cut (Picard & Ratliff 1975): the source
-side is float, the sink side int8.
+Each unit pays its time in the precision it runs in. A tensor from float is quantized once, however many readers in int8
+it has; a tensor from int8 is dequantized once for every reader in float, for ONNX Runtime gives each its own
+DequantizeLinear (its transformer EnsureUniqueDQForNodeUnit). Accuracy enters as a price: every quantized tensor and every
+rounded weight pays for the noise that it puts into the outputs. With two precisions this is a minimum s-t cut (Picard &
+Ratliff 1975): the source side is float, the sink side int8.
 """
 
 from __future__ import annotations
@@ -71,14 +72,22 @@ def _add_tensor(graph: nx.DiGraph, units: Units, name: str, boundary: Callable[[
         graph.add_edge(FLOAT if producer is None else producer, crossing, capacity=boundary(name).to_int8)
         for index in in_int8:
             graph.add_edge(crossing, index)
-    if producer is not None and units.all[producer].role is not Role.FLOAT and _answers_in_int8(units.all[producer]):
-        crossing = ("to float", name)
-        if readers or name in units.graph_outputs:
-            graph.add_edge(crossing, producer, capacity=boundary(name).to_float)
-        for index in readers:
-            graph.add_edge(index, crossing)
-        if name in units.graph_outputs:
-            graph.add_edge(FLOAT, crossing)
+    if producer is None or units.all[producer].role is Role.FLOAT or not _answers_in_int8(units.all[producer]):
+        return
+    to_float = boundary(name).to_float
+    for index in readers:
+        _add(graph, index, producer, to_float)
+    if name in units.graph_outputs:
+        _add(graph, FLOAT, producer, to_float)
+
+
+def _add(graph: nx.DiGraph, tail: str | int, head: int, capacity: float) -> None:
+    """Add to the capacity of an edge; an edge without one stays infinite."""
+    if graph.has_edge(tail, head):
+        if "capacity" in graph[tail][head]:
+            graph[tail][head]["capacity"] += capacity
+    else:
+        graph.add_edge(tail, head, capacity=capacity)
 
 
 def _answers_in_int8(unit: Unit) -> bool:

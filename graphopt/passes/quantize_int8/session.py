@@ -117,11 +117,11 @@ class Quantization:
             readers = self.units.consumers.get(name, ())
             made_in_int8 = producer is not None and producer in int8
             read_in_int8 = any(index in int8 and name in self.units.all[index].inputs for index in readers)
-            read_in_float = name in self.units.graph_outputs or any(index not in int8 for index in readers)
+            in_float = sum(index not in int8 for index in readers) + (name in self.units.graph_outputs)
             if read_in_int8 and not made_in_int8:
                 total += self.boundary(name).to_int8
-            if made_in_int8 and read_in_float and self.units.all[producer or 0].node.op_type not in ("Gemm", "MatMul"):
-                total += self.boundary(name).to_float
+            if made_in_int8 and self.units.all[producer or 0].node.op_type not in ("Gemm", "MatMul"):
+                total += in_float * self.boundary(name).to_float
         return total
 
     def calibrate(self, int8: Iterable[int]) -> None:
