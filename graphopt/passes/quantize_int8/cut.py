@@ -2,9 +2,9 @@
 
 Each unit pays its time in the precision it runs in. A tensor from float is quantized once, however many readers in int8
 it has; a tensor from int8 is dequantized once for every reader in float, for ONNX Runtime gives each its own
-DequantizeLinear (its transformer EnsureUniqueDQForNodeUnit). Accuracy enters as a price: every quantized tensor and every
-rounded weight pays for the noise that it puts into the outputs. With two precisions this is a minimum s-t cut (Picard &
-Ratliff 1975): the source side is float, the sink side int8.
+DequantizeLinear (its transformer EnsureUniqueDQForNodeUnit). Accuracy enters as a price: every quantized tensor and
+every rounded weight pays for the noise that it puts into the outputs. With two precisions this is a minimum s-t cut
+(Picard & Ratliff 1975): the source side is float, the sink side int8.
 """
 
 from __future__ import annotations

@@ -110,6 +110,14 @@ class QuantizeInt8:
             if seen != chosen:
                 refused |= dict.fromkeys(chosen - seen, "its tensors are not float32 at run time")
                 continue
+            clashes = work.clashes(chosen)
+            if clashes:
+                refused |= {
+                    index: "ranges of very different size meet in it: in one scale its narrowest input would keep "
+                    f"{100 * share:.1f} % of the levels"
+                    for index, share in clashes.items()
+                }
+                continue
             recipe = self._choose(work, chosen)
             quantized = work.build(chosen, recipe)
             unfused = left_in_float(quantized, work.units, chosen, work.context.threads)
@@ -200,6 +208,8 @@ def _candidate(
         "sqnr_db": round(decibel(work.noise(quantized, CHOICE_SAMPLES)), 2),
     }
     label = f"{in_int8} of {len(heavy)} convolutions and matrix products in int8"
+    if recipe.exceptions:
+        label += " with refined ranges"
     return Candidate(quantized, replace(report, details=figures), label)
 
 
@@ -210,7 +220,7 @@ def _report(work: Quantization, chosen: frozenset[int], refused: dict[int, str])
         if unit.index in chosen:
             continue
         time = work.times.get(unit.index)
-        if unit.role is Role.HEAVY:
+        if unit.role is Role.HEAVY or unit.index in refused:
             if unit.index in refused:
                 reason = refused[unit.index]
             elif time is None:

@@ -33,7 +33,13 @@ from graphopt.passes.quantize_int8.sensitivity import (
     with_weights,
 )
 from graphopt.passes.quantize_int8.units import Role, Units, find_units
-from graphopt.passes.quantize_int8.write import place, quantized_tensors, quantized_weight, write
+from graphopt.passes.quantize_int8.write import (
+    place,
+    quantized_tensors,
+    quantized_weight,
+    shared_ranges,
+    write,
+)
 from graphopt.targets.schema import Int8Rules
 
 # What measuring all sensitivities may take by the measured kernel times, and how many tensors get a second look.
@@ -153,6 +159,12 @@ class Quantization:
             chosen = frozenset(
                 index for index in chosen if not blind & {*self.units.all[index].inputs, *self.units.all[index].outputs}
             )
+
+    def clashes(self, int8: frozenset[int]) -> dict[int, float]:
+        """Return the Concats in which ranges of very different size would meet, with the share of levels left."""
+        names = quantized_tensors(self.units, int8)
+        observed = {name: OBSERVERS["percentile"](self.statistics.tensors[name]) for name in names}
+        return shared_ranges(self.units, int8, observed)[1]
 
     def build(self, int8: frozenset[int], recipe: Recipe) -> onnx.ModelProto:
         """Write the model in which ``int8`` units run in int8."""

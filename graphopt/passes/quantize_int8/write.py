@@ -33,8 +33,8 @@ from graphopt.passes.quantize_int8.numbers import (
 from graphopt.passes.quantize_int8.units import Role, Unit, Units
 from graphopt.targets.schema import Int8Rules
 
-# Ranges that meet in a Concat share one scale if the smaller then still has this share of the levels (1/4: two bits).
-SHARED_RANGE = 0.25
+# Ranges that meet in a Concat get one scale if the smallest then keeps this share of the levels (1/8: it loses 3 bits).
+SHARED_RANGE = 0.125
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,26 @@ def place(
 ) -> Placement:
     """Give every tensor to be quantized its scale and zero point.
 
-    Data movement hands on the quantization of its input. Inputs of a Concat share one, unless their ranges differ so
-    much that the smaller would lose more than two bits: then the Concat requantizes.
+    Data movement hands on the quantization of its input, and a Concat gives all its inputs one: ONNX Runtime then moves
+    bytes and requantizes nothing.
+    """
+    chosen = frozenset(int8)
+    shared, _ = shared_ranges(units, chosen, ranges)
+    parameters = {name: activation_parameters(found, rules.activation_dtype) for name, found in shared.items()}
+    return Placement(chosen, parameters, weights or {}, bias or {})
+
+
+def shared_ranges(
+    units: Units, int8: Iterable[int], ranges: Mapping[str, Range]
+) -> tuple[dict[str, Range], dict[int, float]]:
+    """Return the range of every quantized tensor, and the Concats in which ranges of very different size meet.
+
+    One scale over boxes from 0 to 320 and scores from 0 to 1, as in the head of a detector, leaves the scores one level:
+    such a Concat belongs in float.
+
+    Returns:
+        ranges by tensor; and by unit index, for each Concat that loses more than SHARED_RANGE allows, the share of the
+        levels that its narrowest input would keep.
     """
     chosen = frozenset(int8)
     tensors = quantized_tensors(units, chosen)
@@ -93,6 +111,7 @@ def place(
         return name
 
     merged = {name: ranges[name] for name in tensors}
+    clashes: dict[int, float] = {}
     for unit in units.all:
         if unit.index not in chosen:
             continue
@@ -102,15 +121,15 @@ def place(
                     parent[root(name)] = root(unit.inputs[0])
         elif unit.role is Role.CONCAT:
             roots = list(dict.fromkeys(root(name) for name in (*unit.inputs, *unit.outputs)))
-            widths = [merged[name][1] - merged[name][0] for name in roots]
             low = min(merged[name][0] for name in roots)
             high = max(merged[name][1] for name in roots)
-            if min(widths) >= SHARED_RANGE * (high - low):
-                for name in roots[1:]:
-                    parent[name] = roots[0]
-                merged[roots[0]] = (low, high)
-    parameters = {name: activation_parameters(merged[root(name)], rules.activation_dtype) for name in tensors}
-    return Placement(chosen, parameters, weights or {}, bias or {})
+            narrowest = min(ranges[name][1] - ranges[name][0] for name in unit.inputs)
+            if narrowest < SHARED_RANGE * (high - low):
+                clashes[unit.index] = narrowest / (high - low)
+            for name in roots[1:]:
+                parent[name] = roots[0]
+            merged[roots[0]] = (low, high)
+    return {name: merged[root(name)] for name in tensors}, clashes
 
 
 def write(model: onnx.ModelProto, units: Units, placement: Placement, rules: Int8Rules) -> onnx.ModelProto:
