@@ -92,15 +92,16 @@ def why_not_fixed(node: gs.Node, index: Index) -> str | None:
     opset = index.graph.opset
     if node.attrs.get("training_mode", 0) or (opset < 7 and not node.attrs.get("is_test", 0)):
         return "it is in training mode"
-    if any(output.outputs or index.is_output(output) for output in node.outputs[1:]):
-        return "its statistics outputs are read"
+    # Before training_mode (opset 14), further outputs are what turns training on, read or not; ONNX Runtime agrees.
+    if 7 <= opset < 14 and any(not output.is_empty() for output in node.outputs[1:]):
+        return "its statistics outputs put it in training mode"
     if opset < 9 and not node.attrs.get("spatial", 1):
         return "it normalizes each element by its own statistics (spatial=0)"
     sizes = set()
     for name, tensor in zip(("scale", "bias", "mean", "variance"), node.inputs[1:5], strict=True):
         values = values_of(tensor)
         if values is None:
-            return f"its {name} {why_unknown(tensor, index)}"
+            return f"its {name} is {why_unknown(tensor, index)}"
         if values.dtype.name not in FLOATS or values.ndim != 1:
             return f"its {name} is no vector of floats"
         sizes.add(values.size)
@@ -113,11 +114,11 @@ def why_not_fixed(node: gs.Node, index: Index) -> str | None:
 
 
 def why_unknown(tensor: gs.Tensor, index: Index) -> str:
-    """What a tensor is that has no fixed value, in words."""
+    """What a tensor without a fixed value is, to follow 'is' or 'are'."""
     if isinstance(tensor, gs.Constant):
-        return "cannot be read"
+        return "sparse or not loaded"
     inputs = (given for graph in index.graphs for given in graph.inputs)
-    return "is a graph input" if any(given is tensor for given in inputs) else "is computed"
+    return "a graph input" if any(given is tensor for given in inputs) else "computed"
 
 
 def _batchnorm(node: gs.Node) -> Link:

@@ -80,7 +80,7 @@ def read_linear(node: gs.Node | None, index: Index) -> Linear | str | None:
         return f"{label} reads its input transposed, or broadcasts as it did before opset 7"
     weights = values_of(node.inputs[1])
     if weights is None:
-        return f"the weights of {label}: {why_unknown(node.inputs[1], index)}"
+        return f"the weights of {label} are {why_unknown(node.inputs[1], index)}"
     if weights.dtype.name not in FLOATS or weights.ndim < 2 or not weights.size:
         return f"the weights of {label} are no matrix of floats"
     if node.op == "MatMul" and weights.ndim != 2:
@@ -89,7 +89,7 @@ def read_linear(node: gs.Node | None, index: Index) -> Linear | str | None:
     if len(node.inputs) > 2 and not node.inputs[2].is_empty():
         stored = values_of(node.inputs[2])
         if stored is None:
-            return f"the bias of {label}: {why_unknown(node.inputs[2], index)}"
+            return f"the bias of {label} is {why_unknown(node.inputs[2], index)}"
         if any(size != 1 for size in stored.shape[:-1]):
             return f"the bias of {label} differs from row to row"
         bias = stored.astype(np.float64).ravel() * (node.attrs.get("beta", 1.0) if node.op == "Gemm" else 1.0)

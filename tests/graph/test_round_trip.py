@@ -174,7 +174,7 @@ def test_attributes_that_graphsurgeon_loses_are_carried(attribute: AttributeProt
 
 def test_what_cannot_be_carried_is_refused_by_name() -> None:
     graphs = AttributeProto(name="bodies", type=AttributeProto.GRAPHS)
-    with pytest.raises(UnsupportedModelError, match="node 'thing' .* attribute 'bodies' is of kind GRAPHS"):
+    with pytest.raises(UnsupportedModelError, match=r"node 'thing' .* attribute 'bodies' is of kind GRAPHS"):
         import_graph(with_attribute(graphs))
 
 
