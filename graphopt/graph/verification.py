@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import onnx
 import onnx.checker
 import onnx.shape_inference
@@ -9,6 +11,7 @@ import onnx.shape_inference
 from graphopt.errors import ModelError
 from graphopt.graph.exporting import without_weights
 from graphopt.graph.importing import import_graph
+from graphopt.graph.values import numpy_dtype
 
 _WHOLE_BYTES = 100_000_000
 
@@ -23,8 +26,7 @@ def verify(model: onnx.ModelProto) -> None:
     Raises:
         ModelError: the model is not valid; the message names the offending node where onnx tells.
     """
-    whole = model.ByteSize() <= _WHOLE_BYTES
-    checked = model if whole else without_weights(import_graph(model))
+    checked = model if _weight_bytes(model) <= _WHOLE_BYTES else without_weights(import_graph(model))
     try:
         onnx.checker.check_model(checked, full_check=True)
     except onnx.checker.ValidationError as error:
@@ -36,6 +38,13 @@ def verify(model: onnx.ModelProto) -> None:
             onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=True, data_prop=True)
         except onnx.shape_inference.InferenceError:
             raise ModelError(f"the model is not valid ONNX: {_reason(str(error))}") from error
+
+
+def _weight_bytes(model: onnx.ModelProto) -> int:
+    """Bytes of all initializers and constants; ``ByteSize`` of the model fails above 2 GB."""
+    tensors = list(model.graph.initializer)
+    tensors += [attribute.t for node in model.graph.node for attribute in node.attribute if attribute.HasField("t")]
+    return sum(math.prod(tensor.dims) * numpy_dtype(tensor.data_type, tensor.name).itemsize for tensor in tensors)
 
 
 def _without_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
