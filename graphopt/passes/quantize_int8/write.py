@@ -93,8 +93,8 @@ def shared_ranges(
 ) -> tuple[dict[str, Range], dict[int, float]]:
     """Return the range of every quantized tensor, and the Concats in which ranges of very different size meet.
 
-    One scale over boxes from 0 to 320 and scores from 0 to 1, as in the head of a detector, leaves the scores one level:
-    such a Concat belongs in float.
+    One scale over boxes from 0 to 320 and scores from 0 to 1, as in the head of a detector, leaves the scores one
+    level: such a Concat belongs in float.
 
     Returns:
         ranges by tensor; and by unit index, for each Concat that loses more than SHARED_RANGE allows, the share of the
