@@ -71,7 +71,7 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 def int8_table(models: Mapping[str, Any]) -> str:
     """One row for each model and tool."""
-    head = ["model", "", "accuracy", "SQNR dB", "latency", "MACs in int8", "CPU s", "peak MB"]
+    head = ["model", "tool", "accuracy", "SQNR dB", "latency", "MACs in int8", "CPU s", "peak MB"]
     rows: list[list[str]] = []
     for name, result in models.items():
         metric = result["metric"]
