@@ -20,7 +20,7 @@ from graphopt import runtime
 from graphopt.cache import Store
 from graphopt.calibration.observers import Range
 from graphopt.errors import UnsupportedModelError
-from graphopt.passes.quantize_int8.units import Role, Unit, Units, find_units
+from graphopt.passes.quantize_int8.units import Role, Unit, Units, clip_bounds, find_units
 from graphopt.passes.quantize_int8.write import place, write
 from graphopt.targets.schema import Int8Rules
 
@@ -28,6 +28,7 @@ RUNS = 15
 Shapes = Mapping[str, tuple[int, ...]]
 _CONVERSIONS = ("QuantizeLinear", "DequantizeLinear", "ReorderInput", "ReorderOutput")
 NOT_FUSED = -1.0
+EXTENT: Range = (-3.0, 3.0)
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class KernelTimes:
         chosen = [found.index for found in alone.all if found.role is not Role.FLOAT]
         if not chosen:
             return in_float, NOT_FUSED
-        extent = _Everything((0.0, 3.0) if unit.activation is not None else (-3.0, 3.0))
+        extent = _Extents(dict.fromkeys(unit.outputs, self._clipped(unit)))
         quantized = write(model, alone, place(alone, chosen, extent, self._rules), self._rules)
         try:
             in_int8, operators = _kernels(quantized, feed, threads, unit.node.op_type)
@@ -116,6 +117,13 @@ class KernelTimes:
         made = {name for node in unit.nodes for name in node.output}
         read = dict.fromkeys(name for node in unit.nodes for name in node.input if name)
         return [name for name in read if name not in self._units.constants and name not in made]
+
+    def _clipped(self, unit: Unit) -> Range:
+        """Return a range that lies within what the unit's activation cuts to, so that int8 absorbs it."""
+        if unit.activation is None:
+            return EXTENT
+        low, high = clip_bounds(unit.activation, self._units.constants)
+        return max(low, EXTENT[0]), min(high, EXTENT[1])
 
     def _alone(self, unit: Unit) -> onnx.ModelProto:
         """Return a model of just this unit, its constants included, with static shapes."""
@@ -149,15 +157,11 @@ class KernelTimes:
         return "unit/" + hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:32]
 
 
-class _Everything(dict[str, Range]):
-    """A mapping that gives the same range for every tensor: only speed is at stake."""
-
-    def __init__(self, extent: Range) -> None:
-        super().__init__()
-        self._extent = extent
+class _Extents(dict[str, Range]):
+    """Ranges by tensor, ``EXTENT`` for one that has none of its own: only speed is at stake."""
 
     def __missing__(self, key: str) -> Range:
-        return self._extent
+        return EXTENT
 
 
 def _kernels(

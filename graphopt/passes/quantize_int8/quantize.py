@@ -13,7 +13,7 @@ from graphopt.calibration.observers import OBSERVERS
 from graphopt.errors import UsageError
 from graphopt.model import upgrade_opset
 from graphopt.passes.base import Candidate, Context, Declined, PassReport, Skip
-from graphopt.passes.quantize_int8.fused import left_in_float
+from graphopt.passes.quantize_int8.fused import MARK, left_in_float
 from graphopt.passes.quantize_int8.quality import decibel
 from graphopt.passes.quantize_int8.session import Quantization, Recipe
 from graphopt.passes.quantize_int8.units import Role, Units
@@ -120,11 +120,12 @@ class QuantizeInt8:
                 continue
             recipe = self._choose(work, chosen)
             quantized = work.build(chosen, recipe)
-            unfused = left_in_float(quantized, work.units, chosen, work.context.threads)
+            marked = work.build(chosen, recipe, mark=MARK)
+            unfused = left_in_float(marked, work.units, chosen, work.context.threads)
             if not unfused:
                 return chosen, recipe, quantized, refused
             refused |= {
-                index: f"ONNX Runtime does not fuse it: it runs as {operator} in float"
+                index: f"ONNX Runtime does not fuse it: it runs as {operator or 'part of another operator'} in float"
                 for index, operator in unfused.items()
             }
 

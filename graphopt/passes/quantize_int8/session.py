@@ -23,6 +23,7 @@ from graphopt.passes.quantize_int8.bias import corrected_biases
 from graphopt.passes.quantize_int8.cut import cheapest
 from graphopt.passes.quantize_int8.kernels import BoundaryTime, KernelTimes, UnitTime, measure_all
 from graphopt.passes.quantize_int8.numbers import activation_parameters
+from graphopt.passes.quantize_int8.prepare import merge_biases
 from graphopt.passes.quantize_int8.quality import Probe, make_probe, noise
 from graphopt.passes.quantize_int8.sensitivity import (
     NoiseGroup,
@@ -70,11 +71,14 @@ class Quantization:
     def __init__(self, model: onnx.ModelProto, rules: Int8Rules, context: Context, samples: int, machine: str) -> None:
         if context.calibration is None:
             raise DataError("quantize_int8 needs calibration data; give --data or --calibration-data")
+        types = infer_types(model)
+        model = merge_biases(
+            model, {name: len(found.shape) for name, found in types.items() if found.shape is not None}
+        )
         self.model = model
         self.rules = rules
         self.context = context
         self.samples = samples
-        types = infer_types(model)
         self.units: Units = find_units(model, {name: found.dtype for name, found in types.items() if found.dtype})
         first = next(iter(context.calibration), None)
         if first is None:
@@ -166,14 +170,14 @@ class Quantization:
         observed = {name: OBSERVERS["percentile"](self.statistics.tensors[name]) for name in names}
         return shared_ranges(self.units, int8, observed)[1]
 
-    def build(self, int8: frozenset[int], recipe: Recipe) -> onnx.ModelProto:
-        """Write the model in which ``int8`` units run in int8."""
+    def build(self, int8: frozenset[int], recipe: Recipe, mark: str = "") -> onnx.ModelProto:
+        """Write the model in which ``int8`` units run in int8, its units named by ``mark`` if given."""
         ranges = self.ranges(recipe, quantized_tensors(self.units, int8))
         placement = place(self.units, int8, ranges, self.rules)
         if recipe.correct_bias:
             biases = corrected_biases(self.units, placement, self.statistics.tensors, self.rules)
             placement = replace(placement, bias=biases)
-        return write(self.model, self.units, placement, self.rules)
+        return write(self.model, self.units, placement, self.rules, mark=mark)
 
     def ranges(self, recipe: Recipe, names: Sequence[str]) -> dict[str, Range]:
         """Return the range that ``recipe`` gives each tensor."""

@@ -132,8 +132,13 @@ def shared_ranges(
     return {name: merged[root(name)] for name in tensors}, clashes
 
 
-def write(model: onnx.ModelProto, units: Units, placement: Placement, rules: Int8Rules) -> onnx.ModelProto:
-    """Return a copy of ``model`` with Q/DQ nodes as ``placement`` says; ``model`` is left as it is."""
+def write(
+    model: onnx.ModelProto, units: Units, placement: Placement, rules: Int8Rules, *, mark: str = ""
+) -> onnx.ModelProto:
+    """Return a copy of ``model`` with Q/DQ nodes as ``placement`` says; ``model`` is left as it is.
+
+    With ``mark`` the node of every unit is renamed to it and the unit's index, to be found again in another graph.
+    """
     graph = model.graph
     result = onnx.ModelProto()
     result.CopyFrom(onnx.ModelProto(ir_version=model.ir_version))
@@ -145,7 +150,7 @@ def write(model: onnx.ModelProto, units: Units, placement: Placement, rules: Int
                 setattr(result, field.name, getattr(model, field.name))
             else:
                 getattr(result, field.name).CopyFrom(getattr(model, field.name))
-    writer = _Writer(units, placement, rules, _names(graph))
+    writer = _Writer(units, placement, rules, _names(graph), mark)
     for name in units.graph_inputs:
         if name in placement.parameters:
             writer.quantize(name, name)
@@ -169,7 +174,8 @@ def write(model: onnx.ModelProto, units: Units, placement: Placement, rules: Int
 class _Writer:
     """Emits nodes in graph order; holds what has been written so far."""
 
-    def __init__(self, units: Units, placement: Placement, rules: Int8Rules, names: set[str]) -> None:
+    def __init__(self, units: Units, placement: Placement, rules: Int8Rules, names: set[str], mark: str) -> None:
+        self.mark = mark
         self.units = units
         self.placement = placement
         self.rules = rules
@@ -185,6 +191,8 @@ class _Writer:
         nodes = [onnx.NodeProto() for _ in unit.nodes]
         for copy, original in zip(nodes, unit.nodes, strict=True):
             copy.CopyFrom(original)
+        if self.mark:
+            nodes[0].name = f"{self.mark}{unit.index}"
         if in_int8:
             for position, name in enumerate(nodes[0].input):
                 if name in unit.inputs and name in self._dequantized:
