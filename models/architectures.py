@@ -67,7 +67,7 @@ def with_channels_last_gradient(x: Tensor) -> Tensor:
     Inference and export see nothing of this.
     """
     if x.requires_grad and not torch.compiler.is_compiling():
-        x.register_hook(channels_last)
+        x.register_hook(channels_last)  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
     return x
 
 
