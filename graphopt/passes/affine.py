@@ -7,7 +7,7 @@ axis 1. Mul, Add, Sub and Div by a constant that varies along at most one axis. 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -67,12 +67,12 @@ class Link:
         return bool(self.node.op == "BatchNormalization")
 
 
-def read_link(node: gs.Node, rank: int | None, index: Index) -> Link | str | None:
+def read_link(node: gs.Node, ranks: Mapping[int, int], index: Index) -> Link | str | None:
     """Read a node as an affine map.
 
     Args:
         node: any node.
-        rank: number of axes of its output, None if unknown.
+        ranks: number of axes by ``id`` of a tensor, for those where it is known.
         index: of the whole model.
 
     Returns:
@@ -83,7 +83,7 @@ def read_link(node: gs.Node, rank: int | None, index: Index) -> Link | str | Non
     if node.op == "BatchNormalization":
         return why_not_fixed(node, index) or _batchnorm(node)
     if node.op in _ELEMENTWISE and len(node.inputs) == 2 and index.graph.opset >= 7:
-        return _elementwise(node, rank)
+        return _elementwise(node, ranks)
     return None
 
 
@@ -130,7 +130,7 @@ def _batchnorm(node: gs.Node) -> Link:
     return Link(node, 0, Affine(scale, shift), 1, np.asarray(arrays[0]).dtype)
 
 
-def _elementwise(node: gs.Node, rank: int | None) -> Link | None:
+def _elementwise(node: gs.Node, ranks: Mapping[int, int]) -> Link | None:
     values = [values_of(tensor) for tensor in node.inputs]
     known = [slot for slot in (0, 1) if values[slot] is not None]
     if len(known) != 1 or (node.op == "Div" and known == [0]):
@@ -138,7 +138,8 @@ def _elementwise(node: gs.Node, rank: int | None) -> Link | None:
     constant = np.asarray(values[known[0]])
     if constant.dtype.name not in FLOATS or not constant.size:
         return None
-    # Without the rank, a constant with axes of its own might add axes to x.
+    # Without the rank of x, a constant with axes of its own might add axes to it.
+    rank = ranks.get(id(node.inputs[1 - known[0]]))
     if constant.ndim and (rank is None or constant.ndim > rank):
         return None
     long_axes = [axis for axis, size in enumerate(constant.shape) if size != 1]

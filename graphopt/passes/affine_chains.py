@@ -82,8 +82,7 @@ def find_chains(index: Index, types: Mapping[str, TensorType]) -> tuple[list[Cha
     found: list[list[Link]] = []
     for home in index.graphs:
         for node in home.nodes:
-            rank = ranks.get(id(node.outputs[0])) if node.outputs else None
-            link = read_link(node, rank, index)
+            link = read_link(node, ranks, index)
             if link is None:
                 continue
             if isinstance(link, str):

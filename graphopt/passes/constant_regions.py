@@ -119,7 +119,7 @@ def _reads_constants_only(node: gs.Node, chosen: Mapping[int, gs.Node]) -> bool:
 
 
 def _divides_safely(node: gs.Node) -> bool:
-    """ONNX Runtime dies of an integer division by zero: the divisor must be at hand, and have none."""
+    """Some versions of ONNX Runtime die of an integer division by zero: the divisor must be at hand, and have none."""
     divisor = values_of(node.inputs[1])
     return divisor is not None and (divisor.dtype.kind not in "iu" or bool(divisor.all()))
 

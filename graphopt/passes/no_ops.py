@@ -76,15 +76,9 @@ def _reshape(node: gs.Node, known: Knowledge) -> bool:
     shape, target = known.shape(node.inputs[0]), _constants(node, known, 1, "shape", since=5)
     if shape is None or target is None or target.size != len(shape):
         return False
-    copies_zero = not node.attrs.get("allowzero", 0)
-    open_axes = 0
-    for size, wanted in zip(shape, target.tolist(), strict=True):
-        if wanted == -1:
-            open_axes += 1
-        elif not (wanted == 0 and copies_zero) and (wanted != size or wanted == 0):
-            return False
-    # One -1 must come out as what is left, unless an axis of size 0 leaves it open.
-    return open_axes <= 1
+    # ONNX allows a single -1, and with all other sizes equal it comes out as the one that is left.
+    unchanged = {-1} if node.attrs.get("allowzero", 0) else {-1, 0}
+    return all(wanted in unchanged or wanted == size for size, wanted in zip(shape, target.tolist(), strict=True))
 
 
 def _transpose(node: gs.Node, known: Knowledge) -> bool:

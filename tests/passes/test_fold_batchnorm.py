@@ -175,6 +175,17 @@ AFTER_CONV = "c = Conv(x, w)  y = Mul(c, k)"
             POINTWISE.format(c=4, m=1, k="[5,1,1,1,1]", out="[A,B,C,D,E]", body=AFTER_CONV), id="adds an axis"
         ),
         pytest.param(
+            POINTWISE.format(c=4, m=4, k="[1,1,1,1,1]", out="[A,B,C,D,E]", body=AFTER_CONV), id="a number with an axis"
+        ),
+        pytest.param(
+            "g (float[N,1,6] x) => (float[N,4,6] y) <float[4,1] k = {1, 1, 1, 1}> { r = Relu(x)  y = Mul(r, k) }",
+            id="ones that widen the channels",
+        ),
+        pytest.param(
+            "g (float[N,1,6] x) => (float[N,4,6] y) <float[4,1] k = {1, 1, 1, 1}> { m = Mul(x, k)  y = Relu(m) }",
+            id="ones that widen the channels in between",
+        ),
+        pytest.param(
             POINTWISE.format(c=4, m=1, k="[5,1,1]", out="[N,5,6,6]", body=AFTER_CONV), id="widens the channels"
         ),
         pytest.param(
