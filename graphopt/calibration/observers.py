@@ -118,7 +118,7 @@ def _clipping_error(values: _Floats, counts: _Floats) -> Callable[[float, float]
         stop = int(np.searchsorted(values, high, side="right"))
         step = (high - low) / LEVELS
         inside = zeroth[stop] - zeroth[start] - zeros  # zero is a level: it rounds without error
-        return moment(0, start, low) + moment(stop, values.size, high) + inside * step * step / 12
+        return float(moment(0, start, low) + moment(stop, values.size, high) + inside * step * step / 12)
 
     return error
 

@@ -15,8 +15,9 @@ import pytest
 from graphopt import runtime
 from graphopt.graph import infer_types
 from graphopt.passes.quantize_int8.fused import MARK, left_in_float
+from graphopt.passes.quantize_int8.placement import Placement, place
 from graphopt.passes.quantize_int8.units import Role, Units, find_units
-from graphopt.passes.quantize_int8.write import Placement, place, write
+from graphopt.passes.quantize_int8.write import write
 from graphopt.targets.schema import Int8Rules
 
 U8 = Int8Rules()

@@ -234,8 +234,7 @@ class TestCandidates:
         assert noises[-1] > noises[0]
         for candidate in found:
             onnx.checker.check_model(candidate.model, full_check=True)
-        for where, reason in reasons(found[-1]).items():
-            assert where in ("Conv(a)", "Conv(b)", "Conv(c)", "Gemm(y)")
+        for reason in reasons(found[-1]).values():
             assert reason.startswith("left in float for accuracy: alone in int8 it gives ")
 
     @pytest.mark.xfail(strict=True, reason=QUANTIZED_BEHIND_OUR_BACK)

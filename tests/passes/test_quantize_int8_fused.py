@@ -19,7 +19,8 @@ from int8_nets import (
 )
 
 from graphopt.passes.quantize_int8.fused import MARK, left_in_float
-from graphopt.passes.quantize_int8.write import Placement, place, write
+from graphopt.passes.quantize_int8.placement import Placement, place
+from graphopt.passes.quantize_int8.write import write
 
 __all__ = ["own_cache"]
 

@@ -25,7 +25,8 @@ from int8_nets import (
 
 from graphopt import runtime
 from graphopt.passes.quantize_int8.numbers import quantize_weight
-from graphopt.passes.quantize_int8.write import place, shared_ranges, write
+from graphopt.passes.quantize_int8.placement import place, shared_ranges
+from graphopt.passes.quantize_int8.write import write
 from graphopt.targets.schema import Int8Rules
 
 __all__ = ["own_cache"]

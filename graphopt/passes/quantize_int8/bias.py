@@ -15,8 +15,9 @@ import numpy.typing as npt
 from onnx import numpy_helper
 
 from graphopt.calibration.statistics import TensorStatistics
+from graphopt.passes.quantize_int8.placement import Placement
 from graphopt.passes.quantize_int8.units import Role, Unit, Units
-from graphopt.passes.quantize_int8.write import Placement, output_axis, quantized_weight, unit_bias
+from graphopt.passes.quantize_int8.weights import output_axis, quantized_weight, unit_bias
 from graphopt.targets.schema import Int8Rules
 
 

@@ -20,8 +20,9 @@ from graphopt import runtime
 from graphopt.cache import Store
 from graphopt.calibration.observers import Range
 from graphopt.errors import UnsupportedModelError
+from graphopt.passes.quantize_int8.placement import place
 from graphopt.passes.quantize_int8.units import Role, Unit, Units, clip_bounds, find_units
-from graphopt.passes.quantize_int8.write import place, write
+from graphopt.passes.quantize_int8.write import write
 from graphopt.targets.schema import Int8Rules
 
 RUNS = 15

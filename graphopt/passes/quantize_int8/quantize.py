@@ -183,7 +183,8 @@ class QuantizeInt8:
             reasons = refused | {
                 index: f"left in float for accuracy: alone in int8 it gives "
                 f"{decibel(sensitivity.predicted([index])):.1f} dB SQNR"
-                for index in chosen - gentler
+                for index in sorted(chosen - gentler)
+                if work.units.all[index].role is Role.HEAVY
             }
             work.calibrate(gentler)
             yield _candidate(work, work.build(gentler, refined), gentler, refined, reasons, details)

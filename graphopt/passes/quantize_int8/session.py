@@ -23,6 +23,7 @@ from graphopt.passes.quantize_int8.bias import corrected_biases
 from graphopt.passes.quantize_int8.cut import cheapest
 from graphopt.passes.quantize_int8.kernels import BoundaryTime, KernelTimes, UnitTime, measure_all
 from graphopt.passes.quantize_int8.numbers import activation_parameters
+from graphopt.passes.quantize_int8.placement import place, quantized_tensors, shared_ranges
 from graphopt.passes.quantize_int8.prepare import merge_biases
 from graphopt.passes.quantize_int8.quality import Probe, make_probe, noise
 from graphopt.passes.quantize_int8.sensitivity import (
@@ -34,13 +35,8 @@ from graphopt.passes.quantize_int8.sensitivity import (
     with_weights,
 )
 from graphopt.passes.quantize_int8.units import Role, Units, find_units
-from graphopt.passes.quantize_int8.write import (
-    place,
-    quantized_tensors,
-    quantized_weight,
-    shared_ranges,
-    write,
-)
+from graphopt.passes.quantize_int8.weights import quantized_weight
+from graphopt.passes.quantize_int8.write import write
 from graphopt.targets.schema import Int8Rules
 
 # What measuring all sensitivities may take by the measured kernel times, and how many tensors get a second look.

@@ -13,123 +13,18 @@ are moved to the dequantized one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from graphopt.calibration.observers import Range
-from graphopt.passes.quantize_int8.numbers import (
-    Parameters,
-    QuantizedWeight,
-    activation_parameters,
-    quantize_bias,
-    quantize_weight,
-    smallest_weight_scale,
-)
+from graphopt.passes.quantize_int8.numbers import quantize_bias
+from graphopt.passes.quantize_int8.placement import Placement
 from graphopt.passes.quantize_int8.units import Role, Unit, Units
+from graphopt.passes.quantize_int8.weights import quantized_weight, unit_bias
 from graphopt.targets.schema import Int8Rules
-
-# Ranges that meet in a Concat get one scale if the smallest then keeps this share of the levels (1/8: it loses 3 bits).
-SHARED_RANGE = 0.125
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Which tensors carry Q/DQ, and how.
-
-    Attributes:
-        int8: indexes of the units that run in int8.
-        parameters: quantization of every quantized tensor.
-        weights: replacement weights by unit index, in place of rounding to nearest; absent for most.
-        bias: replacement float bias by unit index (bias correction), [channels].
-    """
-
-    int8: frozenset[int]
-    parameters: Mapping[str, Parameters]
-    weights: Mapping[int, QuantizedWeight]
-    bias: Mapping[int, npt.NDArray[np.float64]]
-
-
-def quantized_tensors(units: Units, int8: Iterable[int]) -> list[str]:
-    """Return the tensors that carry Q/DQ when ``int8`` units run in int8, in graph order."""
-    chosen = frozenset(int8)
-    wanted: dict[str, None] = {}
-    for name in units.graph_inputs:
-        if _read_in_int8(units, chosen, name):
-            wanted[name] = None
-    for unit in units.all:
-        for name in unit.outputs:
-            if _read_in_int8(units, chosen, name) or (unit.index in chosen and _needs_integer_output(unit)):
-                wanted[name] = None
-    return list(wanted)
-
-
-def place(
-    units: Units,
-    int8: Iterable[int],
-    ranges: Mapping[str, Range],
-    rules: Int8Rules,
-    *,
-    weights: Mapping[int, QuantizedWeight] | None = None,
-    bias: Mapping[int, npt.NDArray[np.float64]] | None = None,
-) -> Placement:
-    """Give every tensor to be quantized its scale and zero point.
-
-    Data movement hands on the quantization of its input, and a Concat gives all its inputs one: ONNX Runtime then moves
-    bytes and requantizes nothing.
-    """
-    chosen = frozenset(int8)
-    shared, _ = shared_ranges(units, chosen, ranges)
-    parameters = {name: activation_parameters(found, rules.activation_dtype) for name, found in shared.items()}
-    return Placement(chosen, parameters, weights or {}, bias or {})
-
-
-def shared_ranges(
-    units: Units, int8: Iterable[int], ranges: Mapping[str, Range]
-) -> tuple[dict[str, Range], dict[int, float]]:
-    """Return the range of every quantized tensor, and the Concats in which ranges of very different size meet.
-
-    One scale over boxes from 0 to 320 and scores from 0 to 1, as in the head of a detector, leaves the scores one
-    level: such a Concat belongs in float.
-
-    Returns:
-        ranges by tensor; and by unit index, for each Concat that loses more than SHARED_RANGE allows, the share of the
-        levels that its narrowest input would keep.
-    """
-    chosen = frozenset(int8)
-    tensors = quantized_tensors(units, chosen)
-    parent = {name: name for name in tensors}
-
-    def root(name: str) -> str:
-        while parent[name] != name:
-            parent[name] = parent[parent[name]]
-            name = parent[name]
-        return name
-
-    merged = {name: ranges[name] for name in tensors}
-    clashes: dict[int, float] = {}
-    for unit in units.all:
-        if unit.index not in chosen:
-            continue
-        if unit.role is Role.MOVEMENT:
-            for name in unit.outputs:
-                if name in parent and unit.inputs[0] in parent:
-                    parent[root(name)] = root(unit.inputs[0])
-        elif unit.role is Role.CONCAT:
-            roots = list(dict.fromkeys(root(name) for name in (*unit.inputs, *unit.outputs)))
-            low = min(merged[name][0] for name in roots)
-            high = max(merged[name][1] for name in roots)
-            narrowest = min(ranges[name][1] - ranges[name][0] for name in unit.inputs)
-            if narrowest < SHARED_RANGE * (high - low):
-                clashes[unit.index] = narrowest / (high - low)
-            for name in roots[1:]:
-                parent[name] = roots[0]
-            merged[roots[0]] = (low, high)
-    return {name: merged[root(name)] for name in tensors}, clashes
 
 
 def write(
@@ -290,50 +185,6 @@ class _Writer:
             name = f"{prefix}_{number}"
         self.names.add(name)
         return name
-
-
-def unit_bias(unit: Unit, units: Units) -> npt.NDArray[np.float64] | None:
-    """Return the bias of a Conv or Gemm as float64 [channels], or None."""
-    if unit.node.op_type not in ("Conv", "Gemm") or len(unit.node.input) < 3 or not unit.node.input[2]:
-        return None
-    return numpy_helper.to_array(units.constants[unit.node.input[2]]).astype(np.float64).reshape(-1)
-
-
-def output_axis(unit: Unit) -> int:
-    """Return the axis of the weights of a Conv, Gemm or MatMul that counts output channels."""
-    if unit.node.op_type == "Conv":
-        return 0
-    if unit.node.op_type == "Gemm":
-        return 0 if any(found.name == "transB" and found.i for found in unit.node.attribute) else 1
-    return 1
-
-
-def quantized_weight(
-    unit: Unit,
-    units: Units,
-    rules: Int8Rules,
-    input_scale: np.float32,
-    bias: npt.NDArray[np.float64] | None,
-) -> QuantizedWeight:
-    """Round the weights of a heavy unit to nearest."""
-    values = numpy_helper.to_array(units.constants[unit.node.input[1]])
-    floor = smallest_weight_scale(bias, input_scale)
-    return quantize_weight(
-        values,
-        output_axis(unit),
-        bits=rules.weight_bits,
-        per_channel=rules.per_channel,
-        smallest_scale=floor if rules.per_channel else np.max(floor),
-    )
-
-
-def _read_in_int8(units: Units, chosen: frozenset[int], name: str) -> bool:
-    return any(index in chosen and name in units.all[index].inputs for index in units.consumers.get(name, ()))
-
-
-def _needs_integer_output(unit: Unit) -> bool:
-    """A matrix product may answer in float (QGemm, MatMulIntegerToFloat); every other int8 kernel answers in int8."""
-    return unit.node.op_type not in ("Gemm", "MatMul")
 
 
 def _names(graph: onnx.GraphProto) -> set[str]:
