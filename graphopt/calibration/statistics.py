@@ -44,7 +44,7 @@ class TensorStatistics:
             return
         self.histogram.add(values)
         low, high = float(values.min()), float(values.max())
-        if self.samples == 1:
+        if self.histogram.count == values.size:
             self.average_minimum, self.average_maximum = low, high
         else:
             self.average_minimum += (1 - MOMENTUM) * (low - self.average_minimum)

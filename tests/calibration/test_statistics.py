@@ -65,9 +65,6 @@ def test_an_empty_tensor_is_a_sample_without_values() -> None:
     assert statistics.channel_mean is None
 
 
-@pytest.mark.xfail(
-    strict=True, reason="samples counts the empty one, so the average starts at 0 instead of the first extreme"
-)
 def test_an_empty_first_sample_does_not_pull_the_moving_average_to_zero() -> None:
     statistics = of(np.ones((0, 3)), np.full((1, 3), 5.0))
     assert (statistics.average_minimum, statistics.average_maximum) == (5.0, 5.0)

@@ -104,6 +104,12 @@ def folded(text: str, *, rtol: float = 2e-5, **options: Any) -> Run:
             id="along another axis than the outputs",
         ),
         pytest.param(
+            f"""g (float[3,5] x) => (float[3,4] y) <float[5,4] w, float[3,1] b, {PARAMETERS}> {{
+            m = Gemm(x, w, b)  [bn] y = BatchNormalization(m, scale, shift, mean, var) }}""",
+            "the bias of Gemm 'm' differs from row to row",
+            id="bias of each row",
+        ),
+        pytest.param(
             f"g (float[N,4,5] x) => (float[N,4,5] y) <{PARAMETERS}> {{ {BN} }}",
             "stands alone, where one BatchNormalization is the cheapest form there is",
             id="alone",
@@ -163,6 +169,16 @@ AFTER_CONV = "c = Conv(x, w)  y = Mul(c, k)"
         pytest.param("g (float[N,4] x) => (float[N,4] y) { a = Relu(x)  y = Mul(a, x) }", id="no constant"),
         pytest.param(
             POINTWISE.format(c=4, m=4, k="[4,1,6]", out="[N,4,6,6]", body=AFTER_CONV), id="varies along two axes"
+        ),
+        pytest.param(
+            """g (float[N,4,2,6] x) => (float[N,4,2,6] y) <float[4,1,6] k, float m> {
+              r = Relu(x)  s = Mul(r, k)  y = Mul(s, m) }""",
+            id="varies along two axes in a row",
+        ),
+        pytest.param(
+            """g (float[2,3,4] x) => (float[2,3,4] y) <float[2,4,4] w, float[4] k> {
+              m = MatMul(x, w)  y = Mul(m, k) }""",
+            id="weights that differ over the batch",
         ),
         pytest.param(
             POINTWISE.format(c=4, m=4, k="[6]", out="[N,4,6,6]", body=AFTER_CONV), id="varies along the width"

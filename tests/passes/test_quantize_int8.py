@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from int8_nets import QUANTIZED_BEHIND_OUR_BACK, net, own_cache, runs_as, sqnr
+from int8_nets import net, own_cache, runs_as, sqnr
 
 from graphopt import runtime
 from graphopt.errors import DataError, UsageError
@@ -206,7 +206,6 @@ class TestCandidates:
         assert runs_as(candidate.model).count("QLinearConv") == 2
         assert candidate.report.details["macs_in_int8"] < 1.0
 
-    @pytest.mark.xfail(strict=True, reason=QUANTIZED_BEHIND_OUR_BACK)
     def test_what_is_left_in_float_between_int8_runs_in_float(self, monkeypatch: pytest.MonkeyPatch) -> None:
         slow_in_int8(monkeypatch, "c")
         candidate = first(QuantizeInt8(observer="minmax", bias_correction="off"), net(TEXT))
@@ -237,7 +236,6 @@ class TestCandidates:
         for reason in reasons(found[-1]).values():
             assert reason.startswith("left in float for accuracy: alone in int8 it gives ")
 
-    @pytest.mark.xfail(strict=True, reason=QUANTIZED_BEHIND_OUR_BACK)
     def test_what_is_gentler_is_more_accurate_in_onnx_runtime(self, monkeypatch: pytest.MonkeyPatch) -> None:
         slow_in_int8(monkeypatch)
         found = list(islice(QuantizeInt8(observer="minmax").candidates(net(TEXT), context()), 6))

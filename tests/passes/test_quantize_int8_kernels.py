@@ -127,11 +127,6 @@ def test_a_clip_is_timed_with_a_range_within_its_bounds(low: float, high: float)
     assert measured(clipped(low, high), Store("kernels", "here"))[0].int8 is not None
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a convolution that stays in float with its Clip runs as FusedConv, which is not taken for float: only its "
-    "own operator, Conv, is; its time then passes for that of int8",
-)
 def test_a_convolution_merged_with_its_clip_in_float_has_no_int8_time() -> None:
     """Either the range stays within the Clip, so that int8 really runs, or there is no time for int8."""
     really = unfused(clipped(-1.0, 1.0), Ranges(y=(-1.0, 1.0))) == {}

@@ -428,21 +428,11 @@ def implied(model: onnx.ModelProto, tensor: str, ranges: Mapping[str, tuple[floa
     )
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a Concat spreads the other input's negative range over a tensor after Relu; ONNX Runtime then keeps the "
-    "Relu, and the convolution runs in float. Its input must keep a range of its own there",
-)
 def test_concat_of_a_relu_and_a_linear_branch_leaves_the_relu_implied() -> None:
     model = net(CONCAT.replace(f"c = Conv{PADS}(x, w)", f"r = Conv{PADS}(x, w)  c = Relu(r)"))
     assert implied(model, "c", Ranges(c=POSITIVE))[0] == 0.0
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="(-1, 1) has its zero at 127.5: rounded to 127, the levels end at 1.004, beyond the Clip, which ONNX "
-    "Runtime therefore keeps, and the convolution runs in float. The levels should stay within the Clip",
-)
 def test_a_clip_on_both_sides_of_zero_is_implied() -> None:
     model = net(
         f"""g (float[1,8,8,8] x) => (float[1,8,8,8] y) <float[8,8,3,3] w, float low = {{-1}}, float high = {{1}}> {{
@@ -453,11 +443,6 @@ def test_a_clip_on_both_sides_of_zero_is_implied() -> None:
     assert high <= 1.0
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="models up to IR 3 list every initializer as an input too; the float weights are dropped and their input "
-    "stays, so that the result asks its caller for them. Drop such inputs with the initializer",
-)
 def test_initializers_that_are_listed_as_inputs_do_not_become_inputs_to_feed() -> None:
     model = net(f"g (float[1,8,8,8] x) => (float[1,8,8,8] y) <float[8,8,3,3] w> {{ y = Conv{PADS}(x, w) }}")
     model.graph.input.append(onnx.helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, [8, 8, 3, 3]))

@@ -224,11 +224,6 @@ def test_can_run_in_int8(text: str, operator: str, role: Role, inputs: tuple[str
     assert (unit.role, unit.inputs, unit.outputs, unit.reason) == (role, inputs, ("y",), "")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the guard counts the values of the bias only: a column [rows, 1] with as many rows as there are columns "
-    "passes for one value per column. Ask for a last dimension of that size",
-)
 def test_a_gemm_whose_bias_is_a_column_stays_in_float() -> None:
     text = "g (float[6,4] x) => (float[6,6] y) <float[4,6] w, float[6,1] b> { y = Gemm(x, w, b) }"
     assert the_unit(text, "Gemm").role is Role.FLOAT
@@ -299,9 +294,9 @@ def test_a_subgraph_reads_for_its_node() -> None:
     assert units.consumers["d"] == (1,)
 
 
-def test_initializers_listed_as_inputs_are_constants() -> None:
+def test_a_weight_that_callers_may_override_keeps_its_layer_in_float() -> None:
+    """From IR 4 on an initializer that is listed as an input is a default value."""
     model = net(CONV.format(more="", body="y = Conv(x, w, b)"))
     model.graph.input.append(onnx.helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, [4, 4, 1, 1]))
-    units = units_of(model)
-    assert units.graph_inputs == ("x",)
-    assert units.all[0].role is Role.HEAVY
+    (unit,) = units_of(model).all
+    assert (unit.role, unit.reason) == (Role.FLOAT, "its weights are computed at run time")

@@ -20,6 +20,7 @@ from graphopt import runtime
 from graphopt.cache import Store
 from graphopt.calibration.observers import Range
 from graphopt.errors import UnsupportedModelError
+from graphopt.passes.quantize_int8.fused import INT8_OPERATORS
 from graphopt.passes.quantize_int8.placement import place
 from graphopt.passes.quantize_int8.units import Role, Unit, Units, clip_bounds, find_units
 from graphopt.passes.quantize_int8.write import write
@@ -109,7 +110,8 @@ class KernelTimes:
             in_int8, operators = _kernels(quantized, feed, threads, unit.node.op_type)
         except UnsupportedModelError:
             return in_float, NOT_FUSED
-        if unit.role in (Role.HEAVY, Role.ELEMENTWISE, Role.CONCAT) and unit.node.op_type in operators:
+        moves = unit.role is Role.MOVEMENT
+        if not moves and not any(operator.startswith(INT8_OPERATORS) for operator in operators):
             return in_float, NOT_FUSED
         return in_float, in_int8
 

@@ -15,6 +15,7 @@ from graphopt.calibration.observers import Range
 
 # Below this a scale is a denormal in float32 and x / scale overflows.
 SMALLEST_SCALE = 1e-30
+UNLIMITED: Range = (float("-inf"), float("inf"))
 
 
 @dataclass(frozen=True)
@@ -52,18 +53,22 @@ class QuantizedWeight:
         return np.asarray(self.integers.astype(np.float64) * scale)
 
 
-def activation_parameters(observed: Range, dtype: str = "uint8") -> Parameters:
+def activation_parameters(observed: Range, dtype: str = "uint8", limits: Range = UNLIMITED) -> Parameters:
     """Map ``observed`` (which contains 0) onto the 256 levels of ``dtype``; zero is exact.
 
-    A range that starts at 0 gets the lowest level as zero point: ONNX Runtime then drops a Relu before the quantizer.
+    A range that starts at 0 gets the lowest level as zero point. No level lies outside ``limits``, the interval that a
+    Relu or Clip before the quantizer cuts to: ONNX Runtime then drops the Relu or Clip.
     """
     low, high = min(observed[0], 0.0), max(observed[1], 0.0)
     scale = np.float32(max((high - low) / 255.0, SMALLEST_SCALE))
     if high == low:
         scale = np.float32(1.0)
     lowest = 0 if dtype == "uint8" else -128
-    zero_point = int(np.clip(np.rint(-low / float(scale)), 0, 255)) + lowest
-    return Parameters(scale, zero_point, dtype)
+    below = int(np.clip(np.rint(-low / float(scale)), 0, 255))
+    for levels, limit in ((below, -limits[0]), (255 - below, limits[1])):
+        while levels and levels * scale > np.float32(limit):
+            scale = min(np.float32(limit / levels), np.nextafter(scale, np.float32(0)))
+    return Parameters(scale, below + lowest, dtype)
 
 
 def quantize_weight(

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.calibration.observers import Range
-from graphopt.passes.quantize_int8.numbers import Parameters, QuantizedWeight, activation_parameters
-from graphopt.passes.quantize_int8.units import Role, Unit, Units
+from graphopt.passes.quantize_int8.numbers import UNLIMITED, Parameters, QuantizedWeight, activation_parameters
+from graphopt.passes.quantize_int8.units import Role, Unit, Units, clip_bounds
 from graphopt.targets.schema import Int8Rules
 
 # Ranges that meet in a Concat get one scale if the smallest then keeps this share of the levels (1/8: it loses 3 bits).
@@ -64,7 +64,11 @@ def place(
     """
     chosen = frozenset(int8)
     shared, _ = shared_ranges(units, chosen, ranges)
-    parameters = {name: activation_parameters(found, rules.activation_dtype) for name, found in shared.items()}
+    limits = _limits(units, chosen)
+    parameters = {
+        name: activation_parameters(found, rules.activation_dtype, limits.get(name, UNLIMITED))
+        for name, found in shared.items()
+    }
     return Placement(chosen, parameters, weights or {}, bias or {})
 
 
@@ -91,6 +95,7 @@ def shared_ranges(
         return name
 
     merged = {name: ranges[name] for name in tensors}
+    limits = {name: found for name, found in _limits(units, chosen).items() if name in merged}
     clashes: dict[int, float] = {}
     for unit in units.all:
         if unit.index not in chosen:
@@ -106,10 +111,31 @@ def shared_ranges(
             narrowest = min(ranges[name][1] - ranges[name][0] for name in unit.inputs)
             if narrowest < SHARED_RANGE * (high - low):
                 clashes[unit.index] = narrowest / (high - low)
-            for name in roots[1:]:
-                parent[name] = roots[0]
-            merged[roots[0]] = (low, high)
+            output = root(unit.outputs[0])
+            merged[output] = (low, high)
+            for name in roots:
+                # A range beyond what the Relu before it cuts to would bring the Relu back, and its layer to float: such
+                # an input keeps a range of its own, and the Concat requantizes it.
+                least, most = limits.get(name, UNLIMITED)
+                if name != output and least <= low and high <= most:
+                    parent[name] = output
+                    if name in limits:
+                        limits[output] = _both(limits[name], limits.get(output, UNLIMITED))
     return {name: merged[root(name)] for name in tensors}, clashes
+
+
+def _limits(units: Units, int8: frozenset[int]) -> dict[str, Range]:
+    """Return the interval that the Relu or Clip of each unit in int8 cuts its output to."""
+    return {
+        name: clip_bounds(unit.activation, units.constants)
+        for unit in units.all
+        if unit.index in int8 and unit.activation is not None
+        for name in unit.outputs
+    }
+
+
+def _both(one: Range, other: Range) -> Range:
+    return max(one[0], other[0]), min(one[1], other[1])
 
 
 def _read_in_int8(units: Units, chosen: frozenset[int], name: str) -> bool:

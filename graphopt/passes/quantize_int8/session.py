@@ -97,6 +97,7 @@ class Quantization:
             self.context.threads,
             lambda done, total: report("quantize_int8: measuring kernels", done, total),
         )
+        self.boundary("")
         self._store.save()
 
     def boundary(self, name: str) -> BoundaryTime:

@@ -110,7 +110,9 @@ def find_units(model: onnx.ModelProto, dtypes: Mapping[str, int] | None = None) 
         dtypes: element type (TensorProto code) by tensor name where known; non-float tensors keep units in float.
     """
     graph = model.graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
+    # An initializer that is listed as an input too is a default that callers may override (ONNX IR spec, since IR 4).
+    inputs = {value.name for value in graph.input}
+    constants = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in inputs}
     graph_outputs = frozenset(value.name for value in graph.output)
     readers: dict[str, list[onnx.NodeProto]] = {}
     captured: set[str] = set()
@@ -215,7 +217,7 @@ def _why_not_heavy(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProt
         if bias is None:
             return "its bias is computed at run time"
         columns = int(weight.dims[0]) if node.op_type == "Conv" or _integer(node, "transB") else int(weight.dims[1])
-        if node.op_type == "Gemm" and int(np.prod(bias.dims)) != columns:
+        if node.op_type == "Gemm" and (not bias.dims or bias.dims[-1] != columns or np.prod(bias.dims) != columns):
             return "its bias is not one value per output column"
     if node.op_type == "Gemm":
         if _integer(node, "transA"):

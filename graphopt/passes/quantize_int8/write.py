@@ -22,7 +22,7 @@ from onnx import numpy_helper
 
 from graphopt.passes.quantize_int8.numbers import quantize_bias
 from graphopt.passes.quantize_int8.placement import Placement
-from graphopt.passes.quantize_int8.units import Role, Unit, Units
+from graphopt.passes.quantize_int8.units import FLOAT_DOMAINS, Role, Unit, Units
 from graphopt.passes.quantize_int8.weights import quantized_weight, unit_bias
 from graphopt.targets.schema import Int8Rules
 
@@ -78,6 +78,7 @@ class _Writer:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self._dequantized: dict[str, str] = {}
+        self._quantized: dict[str, str] = {}
         self._weights: dict[tuple[str, int, int], str] = {}
 
     def emit(self, unit: Unit) -> None:
@@ -88,6 +89,8 @@ class _Writer:
             copy.CopyFrom(original)
         if self.mark:
             nodes[0].name = f"{self.mark}{unit.index}"
+        if not in_int8:
+            self._keep_in_float(unit, nodes[0])
         if in_int8:
             for position, name in enumerate(nodes[0].input):
                 if name in unit.inputs and name in self._dequantized:
@@ -116,6 +119,29 @@ class _Writer:
         self._node("QuantizeLinear", [source, scale, zero_point], quantized)
         self._node("DequantizeLinear", [quantized, scale, zero_point], dequantized)
         self._dequantized[name] = dequantized
+        self._quantized[name] = quantized
+
+    def _keep_in_float(self, unit: Unit, node: onnx.NodeProto) -> None:
+        """Give a layer in float that reads a tensor from int8 a DequantizeLinear of its own, its scale by channel.
+
+        Between DequantizeLinear and QuantizeLinear of one scale, ONNX Runtime (WeightBiasQuantization, since 1.21)
+        rounds a layer's weights itself, to one scale for all channels, and runs it in int8: what was left in float for
+        speed or accuracy would be neither. A scale for each channel, all the same, says the same and keeps it away.
+        """
+        channels = _input_channels(unit, self.units)
+        name = unit.node.input[0] if unit.node.input else ""
+        if not channels or self._dequantized.get(name) != name:
+            return
+        parameters = self.placement.parameters[name]
+        zero_point = parameters.zero_point_array
+        inputs = [
+            self._quantized[name],
+            self._constant(f"{name}_scale", np.full(channels, parameters.scale, np.float32)),
+            self._constant(f"{name}_zero_point", np.full(channels, zero_point, zero_point.dtype)),
+        ]
+        own = self._fresh(f"{name}_dequantized")
+        self._node("DequantizeLinear", inputs, own).attribute.append(onnx.helper.make_attribute("axis", 1))
+        node.input[0] = own
 
     def _quantize_constants(self, unit: Unit, node: onnx.NodeProto) -> None:
         original = unit.node
@@ -185,6 +211,22 @@ class _Writer:
             name = f"{prefix}_{number}"
         self.names.add(name)
         return name
+
+
+def _input_channels(unit: Unit, units: Units) -> int:
+    """Return the channels (axis 1 of the input) of a layer with constant weights that has an int8 form; else 0."""
+    node = unit.node
+    weight = units.constants.get(node.input[1]) if len(node.input) > 1 else None
+    if weight is None or node.domain not in FLOAT_DOMAINS:
+        return 0
+    attributes = {found.name: int(found.i) for found in node.attribute if found.name in ("group", "transA", "transB")}
+    if node.op_type == "Conv":
+        return int(weight.dims[1]) * attributes.get("group", 1)
+    if node.op_type == "ConvTranspose":
+        return int(weight.dims[0])
+    if node.op_type == "Gemm" and not attributes.get("transA", 0):
+        return int(weight.dims[1 if attributes.get("transB", 0) else 0])
+    return 0
 
 
 def _names(graph: onnx.GraphProto) -> set[str]:
