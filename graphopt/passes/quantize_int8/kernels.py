@@ -144,7 +144,7 @@ class KernelTimes:
 
     def _key(self, unit: Unit, threads: int) -> str:
         """Name the unit by what decides its time: operators, attributes, shapes; not by its weights' values."""
-        parts: list[object] = [threads, self._rules.activation_dtype, self._rules.per_channel]
+        parts: list[object] = [threads, self._rules.activation_dtype, self._rules.per_channel, self._clipped(unit)]
         for node in unit.nodes:
             parts.append(node.op_type)
             attributes = sorted(node.attribute, key=lambda attribute: attribute.name)

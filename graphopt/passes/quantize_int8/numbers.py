@@ -88,8 +88,7 @@ def quantize_weight(
     peak = np.abs(weight).max(axis=others) if weight.size else np.zeros(weight.shape[axis])
     scale = np.maximum(np.asarray(peak, np.float64) / largest, smallest_scale)
     scale = np.where(scale < SMALLEST_SCALE, 1.0, scale).astype(np.float32)
-    real = along(scale.astype(np.float64), weight.ndim, axis)
-    integers = np.clip(np.rint(weight / real), -largest, largest).astype(np.int8)
+    integers = np.clip(np.rint(weight / along(scale, weight.ndim, axis)), -largest, largest).astype(np.int8)
     return QuantizedWeight(integers, scale, axis)
 
 

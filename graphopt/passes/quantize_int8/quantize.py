@@ -161,7 +161,11 @@ class QuantizeInt8:
         observers = AUTO_OBSERVERS if self.observer == "auto" else (self.observer,)
         sensitivity, refined = work.sensitivity(recipe, chosen, observers)
         if refined.exceptions:
-            yield _candidate(work, work.build(chosen, refined), chosen, refined, refused, details)
+            better = work.build(chosen, refined)
+            if work.noise(better, CHOICE_SAMPLES) < work.noise(work.build(chosen, recipe), CHOICE_SAMPLES):
+                yield _candidate(work, better, chosen, refined, refused, details)
+            else:
+                refined = recipe
         in_float = work.predicted_microseconds(frozenset())
         fixed = refused.keys() | (work.able() - chosen)
         loudest = sensitivity.predicted(chosen)

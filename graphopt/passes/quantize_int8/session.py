@@ -22,8 +22,8 @@ from graphopt.passes.base import Context
 from graphopt.passes.quantize_int8.bias import corrected_biases
 from graphopt.passes.quantize_int8.cut import cheapest
 from graphopt.passes.quantize_int8.kernels import BoundaryTime, KernelTimes, UnitTime, measure_all
-from graphopt.passes.quantize_int8.numbers import activation_parameters
-from graphopt.passes.quantize_int8.placement import place, quantized_tensors, shared_ranges
+from graphopt.passes.quantize_int8.numbers import QuantizedWeight, activation_parameters, smallest_weight_scale
+from graphopt.passes.quantize_int8.placement import Placement, place, quantized_tensors, shared_ranges
 from graphopt.passes.quantize_int8.prepare import merge_biases
 from graphopt.passes.quantize_int8.quality import Probe, make_probe, noise
 from graphopt.passes.quantize_int8.sensitivity import (
@@ -35,7 +35,7 @@ from graphopt.passes.quantize_int8.sensitivity import (
     with_weights,
 )
 from graphopt.passes.quantize_int8.units import Role, Units, find_units
-from graphopt.passes.quantize_int8.weights import quantized_weight
+from graphopt.passes.quantize_int8.weights import quantized_weight, unit_bias
 from graphopt.passes.quantize_int8.write import write
 from graphopt.targets.schema import Int8Rules
 
@@ -86,6 +86,7 @@ class Quantization:
         self.times: Mapping[int, UnitTime] = {}
         self.statistics = Statistics({}, 0)
         self._probe: Probe | None = None
+        self._weights: dict[int, QuantizedWeight] = {}
         self._ranges: dict[tuple[str, str], Range] = {}
 
     def measure_kernels(self) -> None:
@@ -171,10 +172,35 @@ class Quantization:
         """Write the model in which ``int8`` units run in int8, its units named by ``mark`` if given."""
         ranges = self.ranges(recipe, quantized_tensors(self.units, int8))
         placement = place(self.units, int8, ranges, self.rules)
+        placement = replace(placement, weights=self._rounded_weights(placement))
         if recipe.correct_bias:
             biases = corrected_biases(self.units, placement, self.statistics.tensors, self.rules)
             placement = replace(placement, bias=biases)
         return write(self.model, self.units, placement, self.rules, mark=mark)
+
+    def _rounded_weights(self, placement: Placement) -> dict[int, QuantizedWeight]:
+        """Return the integers of all weights of an assignment, those rounded before as they are.
+
+        They depend on the input's scale only where the bias would overflow: such a unit is left to be rounded with it.
+        """
+        rounded = {}
+        for index in sorted(placement.int8):
+            unit = self.units.all[index]
+            if unit.role is not Role.HEAVY or unit.node.input[1] not in self.units.constants:
+                continue
+            weight = self._rounded(index)
+            scale = placement.parameters[unit.inputs[0]].scale
+            floor = smallest_weight_scale(unit_bias(unit, self.units), scale)
+            if np.all(weight.scale >= floor):
+                rounded[index] = weight
+        return rounded
+
+    def _rounded(self, index: int) -> QuantizedWeight:
+        if index not in self._weights:
+            self._weights[index] = quantized_weight(
+                self.units.all[index], self.units, self.rules, np.float32(1.0), None
+            )
+        return self._weights[index]
 
     def ranges(self, recipe: Recipe, names: Sequence[str]) -> dict[str, Range]:
         """Return the range that ``recipe`` gives each tensor."""
@@ -238,8 +264,7 @@ class Quantization:
 
     def _with_rounded_weights(self, index: int) -> onnx.ModelProto:
         unit = self.units.all[index]
-        rounded = quantized_weight(unit, self.units, self.rules, np.float32(1.0), None)
-        return with_weights(self.model, unit.node.input[1], rounded.real)
+        return with_weights(self.model, unit.node.input[1], self._rounded(index).real)
 
     def _range(self, observer: str, name: str) -> Range:
         key = (observer, name)
