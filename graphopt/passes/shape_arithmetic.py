@@ -212,8 +212,9 @@ def _squeeze(state: ShapeArithmetic, node: gs.Node) -> Partial | None:
 
 def _reshape(state: ShapeArithmetic, node: gs.Node) -> Partial | None:
     source, target = state.of(node.inputs[0]), _numbers(state, node, 1, "shape", 5)
-    if source is None or target is None or (0 in target and not node.attrs.get("allowzero", 0)):
+    if source is None or target is None:
         return None
+    # A size of 0 copies one of the source; numpy refuses it, and nothing is known then.
     return Partial(source.elements.reshape(target), source.dtype)
 
 
