@@ -17,12 +17,14 @@ import numpy as np
 import onnx
 
 from graphopt.errors import UnsupportedModelError, UsageError
+from graphopt.model import model_bytes
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-# protobuf refuses messages of 2 GiB and more; stay clear of it (protobuf doc, 'Encoding', size limits).
-LARGEST_MESSAGE = 2_000_000_000
+# protobuf refuses messages of 2 GiB and more, asking for their size included (protobuf doc, 'Encoding'); with weights of
+# this many bytes a model goes through a file.
+LARGEST_MESSAGE = 1_900_000_000
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def session(
         if not isinstance(model, onnx.ModelProto):
             source = model if isinstance(model, bytes) else os.fspath(model)
             return ort.InferenceSession(source, sess_options=options, providers=list(providers))
-        if model.ByteSize() < LARGEST_MESSAGE:
+        if model_bytes(model) < LARGEST_MESSAGE:
             return ort.InferenceSession(model.SerializeToString(), sess_options=options, providers=list(providers))
         with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
             path = Path(folder) / "model.onnx"

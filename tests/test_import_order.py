@@ -16,7 +16,8 @@ ROOT = Path(graphopt.__file__).parent
 # A module or room may import those of the layers above it in this list, and nothing beside or below it.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"_version", "errors"}),
-    frozenset({"cache", "graph", "model", "report", "runtime", "targets"}),
+    frozenset({"cache", "graph", "model", "report", "targets"}),
+    frozenset({"runtime"}),
     frozenset({"calibration", "data", "decisions", "equality", "facts"}),
     frozenset({"passes", "validation"}),
     frozenset({"inspection", "options", "stages"}),
