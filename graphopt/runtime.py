@@ -22,7 +22,7 @@ from graphopt.model import model_bytes
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-# protobuf refuses messages of 2 GiB and more, asking for their size included (protobuf doc, 'Encoding'); with weights of
+# protobuf refuses messages of 2 GiB and more, and even to tell their size (protobuf doc, 'Encoding'): with weights of
 # this many bytes a model goes through a file.
 LARGEST_MESSAGE = 1_900_000_000
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,10 +27,12 @@ class Statistics:
     Attributes:
         tensors: statistics by tensor name; only tensors that hold floats.
         samples: how many samples were run.
+        infinite: tensors left out of ``tensors`` because they held NaN or infinity, with the first sample that did it.
     """
 
     tensors: Mapping[str, TensorStatistics]
     samples: int
+    infinite: Mapping[str, int] = field(default_factory=dict)
 
 
 def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
@@ -65,11 +67,12 @@ def collect(
         progress: called with the number of samples done.
 
     Raises:
-        DataError: there is no sample, or a sample makes the model compute NaN or infinity (names tensor and sample).
+        DataError: there is no sample, or a sample itself holds NaN or infinity (names input and sample).
     """
     inputs = {value.name for value in model.graph.input}
     computed = [name for name in names if name not in inputs]
     statistics = {name: TensorStatistics() for name in names}
+    infinite: dict[str, int] = {}
     groups: list[list[str]] | None = None
     sessions: list[Any] = []
     samples = 0
@@ -78,26 +81,32 @@ def collect(
             groups = _groups(model, computed, feed, threads)
             sessions = [runtime.session(with_outputs(model, group), threads=threads) for group in groups]
         for name in statistics.keys() & feed.keys():
-            _add(statistics, name, feed[name], samples)
+            _add(statistics, infinite, name, feed[name], samples)
+            if name in infinite:
+                raise DataError(
+                    f"calibration sample {samples} makes tensor '{name}' NaN or infinite: it is an input; "
+                    "check the sample's values"
+                )
         for opened, group in zip(sessions, groups, strict=True):
             for name, values in runtime.run(opened, feed, group).items():
-                _add(statistics, name, values, samples)
+                _add(statistics, infinite, name, values, samples)
         samples += 1
         progress(samples)
     if samples == 0:
         raise DataError("calibration data holds no sample; give at least one")
-    return Statistics({name: kept for name, kept in statistics.items() if kept.samples}, samples)
+    finite = {name: kept for name, kept in statistics.items() if kept.samples and name not in infinite}
+    return Statistics(finite, samples, infinite)
 
 
-def _add(statistics: dict[str, TensorStatistics], name: str, values: Any, sample: int) -> None:
+def _add(
+    statistics: dict[str, TensorStatistics], infinite: dict[str, int], name: str, values: Any, sample: int
+) -> None:
     if not isinstance(values, np.ndarray) or values.dtype not in (np.float32, np.float16, np.float64):
         return
     kept = statistics[name]
     kept.add(values)
     if kept.histogram.non_finite:
-        raise DataError(
-            f"calibration sample {sample} makes tensor '{name}' NaN or infinite; check the sample's values and scale"
-        )
+        infinite.setdefault(name, sample)
 
 
 def _groups(model: onnx.ModelProto, names: Sequence[str], feed: Feed, threads: int) -> list[list[str]]:

@@ -12,7 +12,7 @@ from graphopt.passes.quantize_int8.units import Role, Units
 
 # ONNX Runtime keeps a node's name as the beginning of the name of what it makes of the node.
 MARK = "graphopt_unit_"
-_MARKED = re.compile(rf"^{MARK}(\d+)(?:_.*)?$")
+_MARKED = re.compile(rf"^{MARK}(\d+)(?:\D.*)?$")
 INT8_OPERATORS = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger")
 
 

@@ -3,12 +3,15 @@
 ::
 
     before   x [rows, depth] -> MatMul(w) -> Add(b)         after   x -> Gemm(w, b)
+    before   x [2, 17, depth] -> MatMul(w) -> Add(b)        after   x -> Reshape [34, depth] -> Gemm(w, b) -> Reshape
 
-ONNX Runtime merges a matrix product of rank 2 and the bias after it into one Gemm before it looks for Q/DQ, and then
-finds a bias in float, for which it has no int8 kernel. Merged beforehand, the bias is quantized with the product.
+ONNX Runtime merges a matrix product and the bias after it into one Gemm before it looks for Q/DQ (MatMulAddFusion: rank
+2, or any rank with a static shape), and then finds a bias in float, for which it has no int8 kernel. Merged beforehand,
+the bias is quantized with the product.
 
-Preconditions: both operands of rank 2, the second constant and float32; the product read by the Add alone and no graph
-output; the other operand of the Add a constant of one value per column.
+Preconditions: the second operand a constant matrix in float32; the first of rank 2, or of a rank above with all sizes
+known; the product read by the Add alone and no graph output; the other operand of the Add a constant of one value per
+column.
 """
 
 from __future__ import annotations
@@ -16,18 +19,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
+from graphopt.graph import Shape
 from graphopt.passes.quantize_int8.units import FLOAT_DOMAINS, find_units
 
 
-def merge_biases(model: onnx.ModelProto, ranks: Mapping[str, int]) -> onnx.ModelProto:
+def merge_biases(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> onnx.ModelProto:
     """Return ``model`` with every MatMul and Add of the form above merged; the same object where there is none.
 
     Args:
         model: opset 13 or later.
-        ranks: tensor name -> rank, where known.
+        shapes: tensor name -> shape, where the rank is known; a size that is not is no int.
     """
     units = find_units(model)
     made_by = {name: node for node in model.graph.node for name in node.output}
@@ -41,7 +46,7 @@ def merge_biases(model: onnx.ModelProto, ranks: Mapping[str, int]) -> onnx.Model
                 matmul is not None
                 and matmul.op_type == "MatMul"
                 and matmul.domain in FLOAT_DOMAINS
-                and ranks.get(matmul.input[0]) == 2
+                and _is_plain(shapes.get(matmul.input[0], ()))
                 and len(units.consumers.get(product, ())) == 1
                 and product not in units.graph_outputs
                 and _is_bias(units.constants.get(bias), units.constants.get(matmul.input[1]))
@@ -59,13 +64,36 @@ def merge_biases(model: onnx.ModelProto, ranks: Mapping[str, int]) -> onnx.Model
         if node.op_type == "Add" and node.output[0] in merged:
             matmul, bias = merged[node.output[0]]
             flat = numpy_helper.to_array(units.constants[bias]).reshape(-1)
-            name = f"{bias}_of_{node.output[0]}"
-            result.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(flat), name))
-            inputs = [*matmul.input, name]
-            result.graph.node.append(onnx.helper.make_node("Gemm", inputs, list(node.output), name=matmul.name))
+            _emit_gemm(result.graph, matmul, node.output[0], flat, shapes[matmul.input[0]])
         else:
             result.graph.node.append(node)
     return result
+
+
+def _emit_gemm(
+    graph: onnx.GraphProto, matmul: onnx.NodeProto, output: str, bias: npt.NDArray[np.float32], shape: Shape
+) -> None:
+    """Write Gemm(x, w, b), between two Reshapes where x has more than two axes."""
+
+    def constant(suffix: str, values: npt.NDArray[np.generic]) -> str:
+        name = f"{output}_graphopt_{suffix}"
+        graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        return name
+
+    read, made = matmul.input[0], output
+    if len(shape) > 2:
+        flat = constant("flat", np.array([-1, shape[-1]], np.int64))
+        read, made = f"{output}_graphopt_rows", f"{output}_graphopt_product"
+        graph.node.append(onnx.helper.make_node("Reshape", [matmul.input[0], flat], [read], name=f"{read}_Reshape"))
+    inputs = [read, matmul.input[1], constant("bias", bias)]
+    graph.node.append(onnx.helper.make_node("Gemm", inputs, [made], name=matmul.name or f"{output}_Gemm"))
+    if len(shape) > 2:
+        whole = constant("shape", np.array([*shape[:-1], bias.size], np.int64))
+        graph.node.append(onnx.helper.make_node("Reshape", [made, whole], [output], name=f"{output}_Reshape"))
+
+
+def _is_plain(shape: Shape) -> bool:
+    return len(shape) == 2 or (len(shape) > 2 and all(isinstance(size, int) for size in shape))
 
 
 def _is_bias(bias: onnx.TensorProto | None, weight: onnx.TensorProto | None) -> bool:

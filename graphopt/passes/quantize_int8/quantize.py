@@ -101,14 +101,14 @@ class QuantizeInt8:
         while True:
             chosen = self._assign(work, refused)
             if not any(work.units.all[index].role is Role.HEAVY for index in chosen):
-                raise Declined(
-                    "measured kernel times say that no convolution or matrix product gains from int8 on this CPU",
-                    _report(work, frozenset(), refused),
-                )
+                reason = "measured kernel times say that no convolution or matrix product gains from int8 on this CPU"
+                if any(work.units.all[index].role is Role.HEAVY for index in refused):
+                    reason = "no convolution or matrix product is left that can and should run in int8"
+                raise Declined(reason, _report(work, frozenset(), refused))
             work.calibrate(chosen)
             seen = work.observable(chosen)
             if seen != chosen:
-                refused |= dict.fromkeys(chosen - seen, "its tensors are not float32 at run time")
+                refused |= {index: work.why_not_observable(index) for index in sorted(chosen - seen)}
                 continue
             clashes = work.clashes(chosen)
             if clashes:
@@ -172,6 +172,7 @@ class QuantizeInt8:
         allowed = loudest / 2
         price = in_float / max(loudest, 1e-12) / 1024
         yielded = 1
+        seen = {_heavy(work, chosen)}
         for _ in range(PRICES):
             if yielded >= MOST_CANDIDATES:
                 return
@@ -180,8 +181,9 @@ class QuantizeInt8:
             if not any(work.units.all[index].role is Role.HEAVY for index in gentler):
                 return
             noise = sensitivity.predicted(gentler)
-            if noise > allowed:
+            if noise > allowed or _heavy(work, gentler) in seen:
                 continue
+            seen.add(_heavy(work, gentler))
             allowed = noise / 2
             yielded += 1
             reasons = refused | {
@@ -250,6 +252,10 @@ def _report(work: Quantization, chosen: frozenset[int], refused: dict[int, str])
         "calibration_samples": work.statistics.samples,
     }
     return PassReport(len(chosen), tuple(skipped), details)
+
+
+def _heavy(work: Quantization, chosen: frozenset[int]) -> frozenset[int]:
+    return frozenset(index for index in chosen if work.units.all[index].role is Role.HEAVY)
 
 
 def _excluded(units: Units, names: str) -> frozenset[int]:

@@ -68,9 +68,7 @@ class Quantization:
         if context.calibration is None:
             raise DataError("quantize_int8 needs calibration data; give --data or --calibration-data")
         types = infer_types(model)
-        model = merge_biases(
-            model, {name: len(found.shape) for name, found in types.items() if found.shape is not None}
-        )
+        model = merge_biases(model, {name: found.shape for name, found in types.items() if found.shape is not None})
         self.model = model
         self.rules = rules
         self.context = context
@@ -136,7 +134,8 @@ class Quantization:
         """Observe every tensor that the assignment ``int8`` quantizes."""
         assert self.context.calibration is not None
         wanted = quantized_tensors(self.units, int8)
-        missing = [name for name in wanted if name not in self.statistics.tensors]
+        known = self.statistics.tensors.keys() | self.statistics.infinite.keys()
+        missing = [name for name in wanted if name not in known]
         if not missing:
             return
         report = self.context.progress
@@ -147,7 +146,9 @@ class Quantization:
             threads=self.context.threads,
             progress=lambda done: report("quantize_int8: calibration", done, self.samples),
         )
-        self.statistics = Statistics({**self.statistics.tensors, **found.tensors}, found.samples)
+        self.statistics = Statistics(
+            {**self.statistics.tensors, **found.tensors}, found.samples, {**self.statistics.infinite, **found.infinite}
+        )
 
     def observable(self, int8: Iterable[int]) -> frozenset[int]:
         """Drop units that read or make a tensor which calibration could not observe (not float, say)."""
@@ -167,6 +168,14 @@ class Quantization:
         names = quantized_tensors(self.units, int8)
         observed = {name: OBSERVERS["percentile"](self.statistics.tensors[name]) for name in names}
         return shared_ranges(self.units, int8, observed)[1]
+
+    def why_not_observable(self, index: int) -> str:
+        """Say why calibration could not observe what a unit reads and makes."""
+        unit = self.units.all[index]
+        for name in (*unit.inputs, *unit.outputs):
+            if name in self.statistics.infinite:
+                return f"tensor '{name}' is NaN or infinite on calibration sample {self.statistics.infinite[name]}"
+        return "its tensors are not float32 at run time, or it depends on a layer of which that is so"
 
     def build(self, int8: frozenset[int], recipe: Recipe, mark: str = "") -> onnx.ModelProto:
         """Write the model in which ``int8`` units run in int8, its units named by ``mark`` if given."""

@@ -79,7 +79,7 @@ class _Writer:
         self.initializers: list[onnx.TensorProto] = []
         self._dequantized: dict[str, str] = {}
         self._quantized: dict[str, str] = {}
-        self._weights: dict[tuple[str, int, int], str] = {}
+        self._weights: dict[tuple[str, int, bytes], str] = {}
 
     def emit(self, unit: Unit) -> None:
         """Write one unit, with the quantizers of its weights before it and of its outputs after it."""
@@ -156,14 +156,11 @@ class _Writer:
         weight = self.placement.weights.get(unit.index) or quantized_weight(
             unit, self.units, self.rules, input_scale, bias
         )
-        if unit.index in self.placement.weights or bias is not None:
-            shared = None  # depends on this unit's input scale
-        else:
-            shared = self._weights.get((weight_name, weight.axis, 0))
-        if shared is None:
-            shared = self._dequantize(weight_name, weight.integers, weight.scale, weight.axis)
-            self._weights.setdefault((weight_name, weight.axis, 0), shared)
-        node.input[1] = shared
+        # Scale and axis decide the integers, so that layers which share weights share these too.
+        key = (weight_name, weight.axis, weight.scale.tobytes())
+        if key not in self._weights:
+            self._weights[key] = self._dequantize(weight_name, weight.integers, weight.scale, weight.axis)
+        node.input[1] = self._weights[key]
         if bias is None:
             return
         if original.op_type == "MatMul":
