@@ -47,6 +47,13 @@ def test_several_inputs(tmp_path):
     assert sample.inputs["threshold"].shape == ()
 
 
+def test_names_as_tensorflow_gives_them(tmp_path):
+    specs = [TensorSpec("x:0", F4, ("N", 3)), TensorSpec("serving/mask:0", F4, ("N", 2))]
+    np.savez(tmp_path / "d.npz", **{"x:0": np.ones((4, 3), "f4"), "serving/mask:0": np.zeros((4, 2), "f4")})
+    sample = next(iter(open_data(tmp_path / "d.npz", specs)))
+    assert {name: array.shape for name, array in sample.inputs.items()} == {"x:0": (1, 3), "serving/mask:0": (1, 2)}
+
+
 def test_rows_of_the_inputs_rank_are_fed_as_they_are(tmp_path):
     np.savez(tmp_path / "d.npz", x=np.zeros((5, 30, 3), np.float32))
     points = open_data(tmp_path / "d.npz", [TensorSpec("x", F4, ("points", 3))])
@@ -144,7 +151,9 @@ def test_a_sample_too_large_to_be_one_is_refused_before_it_is_read(tmp_path, mon
     tracemalloc.stop()
 
 
-@pytest.mark.parametrize("name", ["../x.npy", "/x.npy", "a/../../x.npy", "..\\x.npy", "C:x.npy"])
+@pytest.mark.parametrize(
+    "name", ["../x.npy", "/x.npy", "a/../../x.npy", "..\\x.npy", "\\x.npy", "C:\\x.npy", "c:/x.npy"]
+)
 def test_members_that_point_outside(tmp_path, image, pixels, name):
     content = io.BytesIO()
     np.save(content, pixels)
