@@ -2,7 +2,9 @@
 
 ``top1``, ``top5``: the label is the largest, or among the five largest, of the first output.
 ``agreement``: arg-max over the last axis of the first output equals the original's (the share of places, where the
-output has more than two axes). ``cosine``: cosine similarity to the original's outputs, mean over the numeric ones.
+output has more than two axes). ``cosine``: similarity to the original's outputs, mean over the numeric ones: the cosine
+of float outputs, ``2ab / (a² + b²)`` of a float output of one element a sample, and the share of equal elements of
+integer and boolean outputs.
 ``MODULE:FUNCTION``: a function ``metric(outputs, reference, label) -> float``, called once for each feed with the
 outputs of the model and of the original as ``{output name: array}``; higher is better, on a scale of 0 to 1.
 """
@@ -51,8 +53,8 @@ def check_metric(name: str) -> None:
 def resolve_metric(name: str | Callable[..., float], labelled: bool, reference: Outputs) -> Metric:
     """Return the metric called ``name``.
 
-    ``auto`` is ``top1`` for data with labels; else ``agreement`` where the first output has two axes and at least two
-    columns; else ``cosine``.
+    ``auto`` is ``top1`` for data with labels; else ``agreement`` where the first output is floating, with two axes
+    and at least two columns; else ``cosine``.
 
     Args:
         name: its name, or a function as above.
@@ -70,7 +72,7 @@ def resolve_metric(name: str | Callable[..., float], labelled: bool, reference: 
         return Metric(name, _custom(load_function(name, UsageError), name), False)
     if name == "auto":
         first = next(iter(reference.values()))
-        classes = first.ndim == 2 and first.shape[1] >= 2 and first.dtype.kind in "fiu"
+        classes = first.ndim == 2 and first.shape[1] >= 2 and first.dtype.kind == "f"
         name = "top1" if labelled else "agreement" if classes else "cosine"
     if name in ("top1", "top5"):
         if not labelled:
@@ -130,28 +132,44 @@ def agreement(outputs: Outputs, reference: Outputs, sample: Sample) -> Array:
 
 
 def cosine(outputs: Outputs, reference: Outputs, sample: Sample) -> Array:
-    """Return for each sample the cosine similarity to the original's outputs, mean over the numeric outputs.
+    """Return for each sample the similarity to the original's outputs, mean over the numeric outputs.
 
-    Two zero vectors are similar (1), a zero and another are not (0).
+    Float outputs: the cosine, in -1..1; of one element a sample ``2ab / (a² + b²)``, since the cosine of two numbers
+    is their sign alone: the same form, but it sees the size. Two zeros are similar (1), a zero and another are not (0).
+    Integer and boolean outputs: the share of equal elements; a cosine of indices has no meaning.
     """
     similarities = []
     for name, expected in reference.items():
         if expected.dtype.kind not in "fiub":
             continue
+        found = outputs[name]
         rows = sample.count if expected.ndim and expected.shape[0] == sample.count else 1
-        if outputs[name].shape != expected.shape:
+        if found.shape != expected.shape:
             similarities.append(np.zeros(rows))
-            continue
-        first, second = _finite_rows(expected, rows), _finite_rows(outputs[name], rows)
-        length = np.sqrt(np.square(first).sum(axis=1) * np.square(second).sum(axis=1))
-        dot = (first * second).sum(axis=1)
-        equal = (first == second).all(axis=1)
-        similarities.append(np.where(equal, 1.0, np.clip(dot / np.where(length == 0, 1.0, length), -1.0, 1.0)))
+        elif expected.dtype.kind in "iub":
+            same = (found == expected).reshape(rows, -1)
+            similarities.append(same.mean(axis=1) if same.size else np.ones(rows))
+        else:
+            similarities.append(_float_similarity(_finite_rows(expected, rows), _finite_rows(found, rows)))
     if not similarities:
         raise DataError("the metric cosine needs a numeric output, the model has none; give MODULE:FUNCTION")
     if len({len(values) for values in similarities}) > 1:
         similarities = [values.mean(keepdims=True) for values in similarities]
     return np.asarray(np.mean(similarities, axis=0))
+
+
+def _float_similarity(first: Array, second: Array) -> Array:
+    """Return the similarity of each row of two float64 arrays [rows, elements]."""
+    if first.shape[1] == 1:
+        # Scaled, so that no square overflows.
+        scale = np.maximum(np.abs(first), np.abs(second))
+        first, second = (values / np.where(scale == 0, 1.0, scale) for values in (first, second))
+        length = (np.square(first) + np.square(second)).sum(axis=1) / 2
+    else:
+        length = np.sqrt(np.square(first).sum(axis=1) * np.square(second).sum(axis=1))
+    dot = (first * second).sum(axis=1)
+    equal = (first == second).all(axis=1)
+    return np.where(equal, 1.0, np.clip(dot / np.where(length == 0, 1.0, length), -1.0, 1.0))
 
 
 def _finite_rows(values: Array, rows: int) -> Array:

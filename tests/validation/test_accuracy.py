@@ -111,6 +111,37 @@ class TestWithoutLabels:
         assert judge(zero, zero, np.eye(4, dtype="f4"), "cosine").optimized == 1
         assert judge(linear(np.eye(4)), zero, np.eye(4, dtype="f4"), "cosine").optimized == 0
 
+    def test_one_number_a_sample_counts_with_its_size(self):
+        column = "g (float[N,4] x) => (float[N,1] y) { y = MatMul(x, w) }"
+        original, half = (build(column, w=[[scale], [-scale], [0], [0]]) for scale in (1, 0.5))
+        found = judge(original, half, np.eye(4, dtype="f4"))
+        # 2 * 1 * 0.5 / (1 + 0.25) twice, and two pairs of zeros.
+        assert (found.metric, found.optimized) == ("cosine", pytest.approx((0.8 + 0.8 + 1 + 1) / 4))
+        assert not found.passed
+        negative = build(column, w=[[-1], [1], [1], [0]])
+        assert judge(original, negative, np.eye(4, dtype="f4")).optimized == (-1 - 1 + 0 + 1) / 4
+
+    def test_one_number_a_sample_without_an_axis(self):
+        text = "g (float[4] x) => (float y) <float s> {{ z = ReduceSum<keepdims = 0>(x) y = Mul(z, s) }}"
+        original, half = (build(text.format(), s=scale) for scale in (1e30, 0.5e30))
+        assert judge(original, original, np.ones((3, 4), "f4")).optimized == 1
+        assert judge(original, half, np.ones((3, 4), "f4")).optimized == pytest.approx(0.8)
+
+    def test_whole_numbers_are_right_or_wrong(self):
+        text = "g (float[N,4] x) => (int64[N,{}] y) <int64[1] k = {{{}}}> {{ v, y = TopK(x, k) }}"
+        rows = np.array([[4, 3, 2, 1], [1, 1, 3, 4]], np.float32)
+        flipped = "g (float[N,4] x) => (int64[N,{}] y) <int64[1] k = {{{}}}> {{ z = MatMul(x, w) v, y = TopK(z, k) }}"
+        swap = np.eye(4)[[1, 0, 2, 3]]
+        # The exchange shows in the first two places of the first sample only.
+        for places, share in ((1, 0.5), (2, 0.5), (3, (1 / 3 + 1) / 2)):
+            found = judge(build(text.format(places, places)), build(flipped.format(places, places), w=swap), rows)
+            assert (found.metric, found.optimized) == ("cosine", pytest.approx(share))
+
+    def test_yes_and_no_are_right_or_wrong(self):
+        text = "g (float[N,4] x) => (bool[N,4] y) <float t = {{{}}}> {{ y = Greater(x, t) }}"
+        found = judge(build(text.format("0.5")), build(text.format("-1")), np.eye(4, dtype="f4"))
+        assert (found.metric, found.optimized) == ("cosine", 0.25)
+
     def test_agreement_over_places(self):
         model = build("g (float[N,4] x) => (float[N,2,2] y) <int64[3] s = {-1, 2, 2}> { y = Reshape(x, s) }")
         other = build(
