@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import chain
+from collections.abc import MutableSequence, Sequence
 
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphopt.errors import PassError, UnsupportedModelError
+from graphopt.errors import UnsupportedModelError
 from graphopt.graph.attributes import attribute_types, write_attribute, write_tensor
 from graphopt.graph.header import GraphExtras, Header, WorkGraph, copy_fields
 from graphopt.graph.importing import described
+from graphopt.graph.scopes import check_names, innermost_constants, owned_constants
 from graphopt.graph.values import StoredSparse, dtype_of, onnx_dtype, shape_of, size_of
 
 _SKELETON_BYTES = 4096
@@ -26,7 +26,7 @@ def export_graph(work: WorkGraph) -> onnx.ModelProto:
     Weights not edited are copied byte for byte. The order of nodes is that of ``graph.nodes``: sort before.
 
     Raises:
-        PassError: two tensors of one name, a bug of the pass that made them.
+        PassError: two tensors of one name where only one can be seen, a bug of the pass that made them.
         UnsupportedModelError: an attribute value that has no protobuf form.
     """
     return _export(work.gs, work.header, types=True, weights=True)
@@ -38,7 +38,7 @@ def without_weights(work: WorkGraph) -> onnx.ModelProto:
 
 
 def skeleton(graph: gs.Graph) -> onnx.ModelProto:
-    """Write the graph for inspection only: large weights of the outermost graph become inputs.
+    """Write the graph for inspection only: large weights become inputs, in subgraphs mere declarations.
 
     Small enough to hand to onnx whatever the size of the model. No declared type but those of the graph inputs is
     taken over, so that inference does not trust what an exporter claimed.
@@ -70,7 +70,8 @@ def _export(root: gs.Graph, header: Header, *, types: bool, weights: bool) -> on
         if getattr(root, name):
             setattr(model, name, getattr(root, name))
     used: set[str] = set()
-    constants = _owned(root, header)
+    constants = owned_constants(root, header) if types else innermost_constants(root)
+    check_names(root, constants)
     pending = [(root, model.graph)]
     while pending:
         graph, proto = pending.pop()
@@ -84,31 +85,13 @@ def _export(root: gs.Graph, header: Header, *, types: bool, weights: bool) -> on
             pending.extend(_write_node(proto.node.add(), node, header, graph.opset))
         _write_inputs(proto, graph, extras, types=types, outermost=graph is root)
         for constant in constants.get(id(graph), []):
-            _write_constant(proto, constant, extras, weights=weights or graph is not root)
+            # Only the outermost graph may have further inputs; inference is content with a declaration.
+            elsewhere = proto.input if graph is root else None if types else proto.value_info
+            _write_constant(proto, constant, extras, None if weights else elsewhere)
         _write_results(proto, graph, extras, types=types)
-        _refuse_twins(graph, constants.get(id(graph), []))
         _keep_annotations(proto)
     _write_versions(model, root, used, header)
     return model
-
-
-def _owned(root: gs.Graph, header: Header) -> dict[int, list[gs.Constant]]:
-    """``id`` of a graph -> the constants to declare in it, in order of first use; unused ones go."""
-    owned: dict[int, list[gs.Constant]] = {}
-    seen: set[int] = set()
-    pending = [root]
-    while pending:
-        graph = pending.pop()
-        groups = [node.inputs for node in graph.nodes] + [graph.outputs]
-        for tensor in (tensor for group in groups for tensor in group):
-            if isinstance(tensor, gs.Constant) and id(tensor) not in seen:
-                seen.add(id(tensor))
-                owner = header.owners[id(tensor)][1] if id(tensor) in header.owners else root
-                owned.setdefault(id(owner), []).append(tensor)
-        pending.extend(
-            value for node in reversed(graph.nodes) for value in node.attrs.values() if isinstance(value, gs.Graph)
-        )
-    return owned
 
 
 def _write_node(
@@ -166,24 +149,21 @@ def _write_results(proto: onnx.GraphProto, graph: gs.Graph, extras: GraphExtras,
             _write_info(proto.value_info.add(), tensor, extras)
 
 
-def _refuse_twins(graph: gs.Graph, constants: list[gs.Constant]) -> None:
-    """Raise PassError where two tensors of the graph have one name."""
-    names: dict[str, gs.Tensor] = {}
-    written = (tensor for node in graph.nodes for tensor in node.outputs if not tensor.is_empty())
-    for tensor in chain(graph.inputs, constants, written):
-        if names.setdefault(tensor.name, tensor) is not tensor:
-            raise PassError(f"the edited graph holds two tensors named '{tensor.name}'")
-
-
-def _write_constant(proto: onnx.GraphProto, constant: gs.Constant, extras: GraphExtras, *, weights: bool) -> None:
+def _write_constant(
+    proto: onnx.GraphProto,
+    constant: gs.Constant,
+    extras: GraphExtras,
+    elsewhere: MutableSequence[onnx.ValueInfoProto] | None,
+) -> None:
+    """Write an initializer; a large one only as a declaration ``elsewhere``, if that is given."""
     if isinstance(constant._values, StoredSparse):
         sparse = proto.sparse_initializer.add()
         sparse.CopyFrom(constant._values.tensor)
         sparse.values.name = constant.name
-    elif weights or size_of(constant) <= _SKELETON_BYTES:
+    elif elsewhere is None or size_of(constant) <= _SKELETON_BYTES:
         write_tensor(proto.initializer.add(), constant)
     else:
-        _write_info(proto.input.add(), constant, extras)
+        _write_info(elsewhere.add(), constant, extras)
 
 
 def _write_info(target: onnx.ValueInfoProto, tensor: gs.Tensor, extras: GraphExtras) -> None:
