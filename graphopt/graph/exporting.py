@@ -163,7 +163,9 @@ def _write_constant(
     elif elsewhere is None or size_of(constant) <= _SKELETON_BYTES:
         write_tensor(proto.initializer.add(), constant)
     else:
-        _write_info(elsewhere.add(), constant, extras)
+        info = onnx.ValueInfoProto()
+        _write_info(info, constant, extras)
+        elsewhere.append(info)
 
 
 def _write_info(target: onnx.ValueInfoProto, tensor: gs.Tensor, extras: GraphExtras) -> None:

@@ -23,6 +23,12 @@ IF = """g (bool b, float[4] x) => (float[4] y) <float[4] w, float[4] deep = {1, 
     else_branch = other () => (float[4] e) <float[4] own = {5, 6, 7, 8}> { e = Sub(x, own) }
   > }"""
 
+SIBLINGS = """g (bool b, float[4] x) => (float[4] y) {
+  y = If (b) <
+    then_branch = then () => (float[4] t) <float[4] w = {1, 2, 3, 4}> { v = Add(x, w)  t = Neg(v) },
+    else_branch = other () => (float[4] e) <float[4] w = {5, 6, 7, 8}> { v = Mul(x, w)  e = Exp(v) }
+  > }"""
+
 
 def there_and_back(proto: onnx.ModelProto) -> onnx.ModelProto:
     before = proto.SerializeToString(deterministic=True)
@@ -85,6 +91,16 @@ def test_subgraphs_keep_their_own_constants_and_what_they_capture() -> None:
     assert sorted(tensor.name for tensor in result.graph.initializer) == ["deep", "w"]
     assert [tensor.name for tensor in branches["else_branch"].initializer] == ["own"]
     assert not branches["then_branch"].initializer
+    for flag in (True, False):
+        fed = {"b": np.array(flag), "x": np.arange(4, dtype=np.float32)}
+        np.testing.assert_array_equal(outputs(result, fed)["y"], outputs(proto, fed)["y"])
+
+
+def test_sibling_subgraphs_may_use_one_name_for_different_tensors() -> None:
+    proto = model(SIBLINGS)
+    result = there_and_back(proto)
+    weights = [attribute.g.initializer[0] for attribute in result.graph.node[0].attribute]
+    assert [tensor.name for tensor in weights] == ["w", "w"]
     for flag in (True, False):
         fed = {"b": np.array(flag), "x": np.arange(4, dtype=np.float32)}
         np.testing.assert_array_equal(outputs(result, fed)["y"], outputs(proto, fed)["y"])
@@ -236,6 +252,14 @@ def test_two_tensors_of_one_name_are_a_bug() -> None:
     twin = gs.Constant("c", np.zeros(3, np.float32))
     work.gs.nodes[1].inputs.append(twin)
     with pytest.raises(PassError, match="two tensors named 'c'"):
+        export_graph(work)
+
+
+def test_a_name_that_hides_the_tensor_that_is_meant_is_a_bug() -> None:
+    work = import_graph(model(IF.replace("own", "w")))  # the branch's own w hides the outer one
+    branch = work.gs.nodes[1].attrs["else_branch"]
+    branch.nodes[0].inputs[0] = work.gs.nodes[0].inputs[1]
+    with pytest.raises(PassError, match="'w' names two tensors"):
         export_graph(work)
 
 

@@ -59,6 +59,16 @@ def test_inside_of_subgraphs() -> None:
     assert (shapes["p"], shapes["k"], shapes["y"]) == ((2, 4), (4, 2), (2, 4))
 
 
+def test_names_that_sibling_subgraphs_share_are_left_out() -> None:
+    proto = model("""g (bool b, float[4,2] x) => (float[4,N] y, float[4,2] z) { z = Neg(x)
+      y = If (b) < then_branch = t () => (p) <float[2,1000] w> { v = MatMul(x, w)  p = Exp(v) },
+                   else_branch = e () => (q) <float[2,900] w, float[900] m> { v = MatMul(x, w)  q = Add(v, m) } > }""")
+    shapes = infer_shapes(proto)
+    assert {"w", "v"}.isdisjoint(shapes)
+    assert (shapes["p"], shapes["q"], shapes["m"], shapes["z"]) == ((4, 1000), (4, 900), (900,), (4, 2))
+    assert skeleton(import_graph(proto).gs).ByteSize() < 5000
+
+
 def test_large_weights_never_reach_the_inference() -> None:
     proto = model("g (float[N,1000] x) => (float[N,1000] y) <float[1000,1000] w> { y = MatMul(x, w) }")
     assert skeleton(import_graph(proto).gs).ByteSize() < 1000

@@ -386,6 +386,17 @@ def test_a_conv_in_a_subgraph_is_folded_too() -> None:
         assert [node.op_type for node in branch.node] == ["Conv"]
 
 
+def test_branches_that_share_names_are_folded_each_by_its_own_weights() -> None:
+    proto = model(f"""g (bool b, float[1,4,8,8] x) => (float[1,4,8,8] y) {{
+        y = If (b) <then_branch = t () => (float[1,4,8,8] p) <float[4,4,1,1] w, {PARAMETERS}>
+          {{ c = Conv(x, w)  p = BatchNormalization(c, scale, shift, mean, var) }},
+        else_branch = e () => (float[1,4,8,8] q) <float[4,4,3,3] w, {PARAMETERS}>
+          {{ c = Conv<pads = [1, 1, 1, 1]>(x, w)  q = BatchNormalization(c, shift, scale, mean, var) }}> }}""")
+    for flag in (True, False):
+        run = apply(FoldBatchNorm(), proto, feeds(proto) | {"b": np.array(flag)})
+        assert [[node.op_type for node in each.g.node] for each in run.after.graph.node[0].attribute] == [["Conv"]] * 2
+
+
 def test_half_precision_is_computed_in_double() -> None:
     assert ops(folded(CONV_BN.replace("float[", "float16["), rtol=5e-3).after) == ["Conv"]
 

@@ -162,6 +162,17 @@ def test_constant_nodes_in_subgraphs_and_before_their_outputs() -> None:
     assert run.report.details["constant_nodes"] == 1
 
 
+def test_branches_that_share_names_are_folded_each_to_its_own_values() -> None:
+    proto = model("""g (bool b, float[2] x) => (float[2] y) { y = If (b) <
+      then_branch = t () => (float[2] p) <float[2] w = {1, 2}> {
+        k = Constant<value = float[2] {5, 6}>()  v = Add(w, k)  n = Neg(v)  p = Add(x, n) },
+      else_branch = e () => (float[2] q) <float[2] w = {3, 4}> {
+        k = Constant<value = float[2] {7, 8}>()  v = Mul(w, k)  n = Exp(v)  q = Mul(x, n) }> }""")
+    for flag in (True, False):
+        run = apply(FoldConstants(), proto, feeds(proto) | {"b": np.array(flag)})
+        assert [len(each.g.node) for each in run.after.graph.node[0].attribute] == [1, 1]
+
+
 def test_a_weight_is_computed_at_once() -> None:
     run = folded("""g (float[N,4] x) => (float[N,6] y) <float[6,4] w, float[6,4] mask> {
       m = Mul(w, mask)  t = Transpose(m)  y = MatMul(x, t) }""")
