@@ -16,7 +16,7 @@ from graphopt.graph.cost import cost
 from graphopt.model.content import content_hash
 from graphopt.report.schema import AccuracyFacts, LatencyFacts
 from graphopt.stages import Shapes, Trial
-from graphopt.validation import Accuracy, Gates, Reference, evaluate, measure, verdict
+from graphopt.validation import Accuracy, Gates, Reference, bench, evaluate, measure, verdict
 
 Progress = Callable[[str, int, int], None]
 
@@ -198,7 +198,11 @@ class DataJudge:
         return self._original_digest if model is self.original else content_hash(model)[0].hexdigest()
 
     def _speed(self, baseline: onnx.ModelProto, model: onnx.ModelProto, attempt: int = 1) -> Measured:
-        """Measure, or recall what was measured on this machine before; see ``graphopt.decisions``."""
+        """Measure, or recall what was measured on this machine before; see ``graphopt.decisions``.
+
+        A model is not compared with itself, where only noise would tell: one measurement stands for both.
+        """
+        same = self._digest(baseline) == self._digest(model)
         key = comparison_key(
             baseline=self._digest(baseline),
             optimized=self._digest(model),
@@ -210,14 +214,22 @@ class DataJudge:
         known = self._decisions.recall(key)
         if known is not None:
             self.recalled |= key not in self._fresh
-            return known
+            return _unchanged(known.baseline_ms) if same else known
         self.progress("measuring latency", 0, 0)
-        found = measure(baseline, model, self.feeds[0], threads=self.threads, providers=self.providers, seed=self.seed)
-        low, high = found.ci95
-        measured = Measured(found.baseline_ms, found.optimized_ms, found.speedup, low, high)
+        feed, threads, providers = self.feeds[0], self.threads, self.providers
+        if same:
+            timing = bench(baseline, feed, threads=threads, providers=providers, seed=self.seed)
+            measured = _unchanged(timing.median_ms)
+        else:
+            found = measure(baseline, model, feed, threads=threads, providers=providers, seed=self.seed)
+            measured = Measured(found.baseline_ms, found.optimized_ms, found.speedup, *found.ci95)
         self._decisions.remember(key, measured)
         self._fresh.add(key)
         return measured
+
+
+def _unchanged(milliseconds: float) -> Measured:
+    return Measured(milliseconds, milliseconds, 1.0, 1.0, 1.0)
 
 
 def _facts(accuracy: Accuracy | None) -> AccuracyFacts | None:

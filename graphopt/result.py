@@ -91,7 +91,7 @@ def planned(
         unjudged = None if one.exact else judge.why_unjudged(getattr(one, "needs", frozenset()))
         reason = f"would be skipped: {unjudged}" if unjudged else "planned"
         stages.append(Stage(one.name, "skipped", reason))
-    report = _report(loaded, profile, judge, [*told, "a dry run: nothing was run and nothing is written"])
+    report = _report(loaded, profile, judge, [*told, "a dry run: nothing was run and nothing is written"], timed=False)
     return Result(loaded.proto, replace(report, stages=tuple(stages)), _files(loaded), planned=True)
 
 
@@ -100,12 +100,14 @@ def stamp_bytes(loaded: LoadedModel, profile: Target, chosen: Sequence[Pass]) ->
     return int(_stamped(onnx.ModelProto(), loaded, profile, [one.name for one in chosen]).ByteSize())
 
 
-def _report(loaded: LoadedModel, profile: Target, judge: DataJudge, warnings: Sequence[str]) -> Report:
+def _report(
+    loaded: LoadedModel, profile: Target, judge: DataJudge, warnings: Sequence[str], *, timed: bool = True
+) -> Report:
     measured = "recalled from an earlier run on this machine" if judge.recalled else "measured in this run"
     path = str(loaded.path) if loaded.path else None
     return Report(
         graphopt_version=__version__,
-        environment={**environment(judge.providers), "latency": measured},
+        environment={**environment(judge.providers), "latency": measured if timed else None},
         result="ok",
         target=profile.name,
         input=model_facts(loaded.proto, path=path, written=(loaded.sha256, loaded.size), shapes=judge.shapes),

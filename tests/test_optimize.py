@@ -298,6 +298,19 @@ def test_a_decision_once_measured_is_not_measured_again(monkeypatch: pytest.Monk
     assert "recalled" in second.report.environment["latency"]
 
 
+def test_an_unchanged_model_is_not_compared_with_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    timings = [Timing(median, median, median, 10, 1, "cpu") for median in (4.0, 3.0)]
+    monkeypatch.setattr(judge, "measure", None)
+    monkeypatch.setattr(judge, "bench", lambda model, feed, **settings: timings.pop(0))
+    for _ in range(2):  # the second run recalls it
+        report = graphopt.optimize(net(), passes=[]).report
+        assert report.latency is not None
+        assert (report.latency.baseline_ms, report.latency.optimized_ms) == (4.0, 4.0)
+        assert (report.latency.speedup, report.latency.ci95, report.latency.passed) == (1.0, (1.0, 1.0), True)
+        assert "unchanged (measured, 1 thread, CPUExecutionProvider)" in str(report)
+    assert graphopt.optimize(net(), passes=[], min_speedup=1.1).report.result == "rejected"
+
+
 def test_a_latency_gate_must_fail_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
@@ -371,6 +384,8 @@ def test_a_dry_run_plans_and_has_nothing_to_save(tmp_path: Path) -> None:
     assert [stage.reason.partition(":")[0] for stage in result.report.stages] == ["planned", "would be skipped"]
     assert result.report.output is None
     assert str(result.report).startswith("the model for cpu: planned, nothing was run")
+    assert result.report.latency is None
+    assert result.report.to_dict()["environment"]["latency"] is None
     with pytest.raises(UsageError, match="dry run"):
         result.save(tmp_path / "out.onnx")
 

@@ -72,6 +72,15 @@ def test_what_was_not_measured_is_null() -> None:
     assert (found["output"], found["accuracy"], found["latency"]) == (None, None, None)
 
 
+def test_what_is_not_known_of_the_surroundings_is_not_shown(tmp_path: Path) -> None:
+    report = replace(REPORT, environment={"cpu": "Some CPU", "latency": None})
+    for name in ("r.md", "r.html"):
+        write_report(report, tmp_path / name)
+        text = (tmp_path / name).read_text()
+        assert "cpu Some CPU" in text
+        assert "latency None" not in text
+
+
 def test_json_never_holds_nan_or_infinity_and_takes_numpy() -> None:
     details = {"nan": np.float32("nan"), "array": np.array([1.5, np.inf]), "count": np.int64(3), "set": {"b", "a"}}
     stage = Stage("x", "applied", details=details)

@@ -71,6 +71,11 @@ def stage_rows(report: Report) -> list[tuple[str, str, str, str]]:
     return [(stage.name, OUTCOMES[stage.status], str(stage.changes or ""), _remark(stage)) for stage in report.stages]
 
 
+def environment_rows(report: Report) -> list[tuple[str, object]]:
+    """Return (what, value) of what is known of the surroundings."""
+    return [(key, value) for key, value in report.environment.items() if value is not None]
+
+
 def left_alone(report: Report) -> list[LeftAlone]:
     """Return what each pass left alone and why, capped at ``SHOWN_PER_PASS`` places a pass."""
     found = []
@@ -116,7 +121,9 @@ def _latency_row(facts: LatencyFacts) -> Row:
     low, high = facts.ci95
     how = f"{facts.source}, {facts.threads} thread{'s' if facts.threads != 1 else ''}, {facts.provider}"
     verdict = "" if facts.passed else f"; needs {facts.min_speedup:.2f}x: NOT HELD"
-    change = f"{facts.speedup:.2f}x as fast [{low:.2f}, {high:.2f}] ({how}{verdict})"
+    # Only a model that was not compared with itself has an interval without width.
+    ratio = "unchanged" if low == high == 1 else f"{facts.speedup:.2f}x as fast [{low:.2f}, {high:.2f}]"
+    change = f"{ratio} ({how}{verdict})"
     return Row("latency", f"{facts.baseline_ms:.3f} ms", f"{facts.optimized_ms:.3f} ms", change)
 
 

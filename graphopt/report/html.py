@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graphopt.report.figures import comparison, headline, left_alone, stage_rows
+from graphopt.report.figures import comparison, environment_rows, headline, left_alone, stage_rows
 from graphopt.report.schema import Report
 
 TEMPLATE = """<!doctype html>
@@ -59,7 +59,7 @@ footer { margin-top: 2rem; color: #888; font-size: .85rem; }
 {% endfor %}</ul>
 {% endif -%}
 <footer>
-<p>graphopt {{ report.graphopt_version }}; {% for key, value in report.environment.items() -%}
+<p>graphopt {{ report.graphopt_version }}; {% for key, value in environment -%}
 {{ key }} {{ value }}{{ "; " if not loop.last }}{% endfor %}</p>
 <p>input sha256 {{ report.input.sha256 }}{% if report.output -%}
 <br>output sha256 {{ report.output.sha256 }}{% endif %}</p>
@@ -79,6 +79,7 @@ def as_html(report: Report) -> str:
             report=report,
             headline=headline(report),
             comparison=comparison(report),
+            environment=environment_rows(report),
             stages=list(zip(report.stages, stage_rows(report), strict=True)),
             left_alone=left_alone(report),
         )

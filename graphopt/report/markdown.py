@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from graphopt.report.figures import comparison, headline, left_alone, stage_rows
+from graphopt.report.figures import comparison, environment_rows, headline, left_alone, stage_rows
 from graphopt.report.schema import Report
 
 
@@ -36,7 +36,7 @@ def _lines(report: Report) -> Iterator[str]:
         for warning in report.warnings:
             yield f"- {_safe(warning)}"
     yield ""
-    environment = ", ".join(f"{key} {value}" for key, value in report.environment.items())
+    environment = ", ".join(f"{key} {value}" for key, value in environment_rows(report))
     yield f"graphopt {_safe(report.graphopt_version)}; {_safe(environment)}"
 
 
