@@ -14,6 +14,7 @@ from graphopt.errors import UsageError
 from graphopt.model import upgrade_opset
 from graphopt.passes.base import Candidate, Context, Declined, PassReport, Skip
 from graphopt.passes.quantize_int8.fused import MARK, left_in_float
+from graphopt.passes.quantize_int8.macs import macs
 from graphopt.passes.quantize_int8.quality import decibel
 from graphopt.passes.quantize_int8.session import Quantization, Recipe
 from graphopt.passes.quantize_int8.units import Role, Units
@@ -244,11 +245,11 @@ def _report(work: Quantization, chosen: frozenset[int], refused: dict[int, str])
         elif unit.reason and unit.node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
             skipped.append(Skip(unit.name, unit.reason))
     heavy = [unit.index for unit in work.units.all if unit.role is Role.HEAVY]
-    total = work.macs(heavy)
+    total = macs(work.units, work.shapes, heavy)
     counts = Counter(work.units.all[index].node.op_type for index in sorted(chosen))
     details = {
         "int8_units": dict(sorted(counts.items())),
-        "macs_in_int8": round(work.macs(chosen) / total, 4) if total else 0.0,
+        "macs_in_int8": round(macs(work.units, work.shapes, chosen) / total, 4) if total else 0.0,
         "calibration_samples": work.statistics.samples,
     }
     return PassReport(len(chosen), tuple(skipped), details)

@@ -293,21 +293,6 @@ class Quantization:
         """Return the noise-to-signal power ratio of ``model`` on samples not used for calibration."""
         return noise(model, self.probe(samples), self.context.threads)
 
-    def macs(self, int8: Iterable[int]) -> int:
-        """Return the multiply-adds of the heavy units in ``int8``, for the observed shapes."""
-        return sum(self._macs(index) for index in int8)
-
-    def _macs(self, index: int) -> int:
-        unit = self.units.all[index]
-        if unit.role is not Role.HEAVY:
-            return 0
-        output = self.shapes.get(unit.node.output[0], self.shapes.get(unit.outputs[0], ()))
-        weight = self.units.constants.get(unit.node.input[1])
-        if unit.node.op_type == "Conv" and weight is not None:
-            return int(np.prod(output)) * int(np.prod(weight.dims[1:]))
-        depth = self.shapes.get(unit.node.input[0], (0,))[-1]
-        return int(np.prod(output)) * int(depth)
-
 
 def _float_tensors(units: Units) -> list[str]:
     names: dict[str, None] = {}
