@@ -337,6 +337,18 @@ class TestModels:
         candidate = first(everything(), model, context(samples(2, shape=(5, 4, 16, 16))))
         assert off_by(model, candidate.model, samples(1, 50)[0]) < 0.1
 
+    def test_a_layer_inside_a_branch_is_named(self) -> None:
+        text = f"""g (float[1,4,8,8] x, bool choice) => (float[1,4,8,8] y) <float[4,4,3,3] u> {{
+            a = Conv{PADS}(x, u)
+            y = If (choice) <
+                then_branch = yes () => (float[1,4,8,8] p) {{ p = Conv{PADS}(a, u) }},
+                else_branch = no () => (float[1,4,8,8] q) {{ q = Neg(a) }}
+            > }}"""
+        given = samples(shape=(1, 4, 8, 8), choice=np.array(True))
+        candidate = first(everything(), net(text), context(given, given))
+        named = [skip.reason for skip in candidate.report.skipped if "then_branch" in skip.reason]
+        assert len(named) == 1
+
     def test_an_if_whose_branches_read_an_outer_tensor(self) -> None:
         text = f"""g (float[1,4,8,8] x, bool choice) => (float[1,8,8,8] y) <float[8,4,3,3] u, float[8,8,3,3] v> {{
             a = Conv{PADS}(x, u)  r = Relu(a)  b = Conv{PADS}(r, v)

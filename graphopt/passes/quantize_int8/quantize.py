@@ -12,12 +12,13 @@ import onnx
 from graphopt.calibration.observers import OBSERVERS
 from graphopt.errors import UsageError
 from graphopt.model import upgrade_opset
+from graphopt.model.walk import bodies, label
 from graphopt.passes.base import Candidate, Context, Declined, PassReport, Skip
 from graphopt.passes.quantize_int8.fused import MARK, left_in_float
 from graphopt.passes.quantize_int8.macs import macs
 from graphopt.passes.quantize_int8.quality import decibel
 from graphopt.passes.quantize_int8.session import Quantization, Recipe
-from graphopt.passes.quantize_int8.units import Role, Units
+from graphopt.passes.quantize_int8.units import FLOAT_DOMAINS, Role, Units
 from graphopt.targets.schema import Int8Rules
 
 # QuantizeLinear and DequantizeLinear have an axis, and so per-channel scales, from opset 13 (ONNX operator changelog).
@@ -28,6 +29,7 @@ AUTO_OBSERVERS = ("minmax", "percentile", "mse")
 # A choice must win by this much to be taken, in dB: less is chance.
 CLEAR_GAIN = 0.05
 MOST_CANDIDATES = 8
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # The price of noise rises by this factor until everything is in float: 40 steps span 2^20.
 PRICE_STEP = 2.0**0.5
 PRICES = 60
@@ -242,8 +244,9 @@ def _report(work: Quantization, chosen: frozenset[int], refused: dict[int, str])
                 saved = time.float32 - time.int8
                 reason = f"int8 would save {saved:.0f} µs, less than the conversions around it cost"
             skipped.append(Skip(unit.name, reason))
-        elif unit.reason and unit.node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+        elif unit.reason and unit.node.op_type in LAYERS:
             skipped.append(Skip(unit.name, unit.reason))
+    skipped += _inside_bodies(work.model)
     heavy = [unit.index for unit in work.units.all if unit.role is Role.HEAVY]
     total = macs(work.units, work.shapes, heavy)
     counts = Counter(work.units.all[index].node.op_type for index in sorted(chosen))
@@ -253,6 +256,17 @@ def _report(work: Quantization, chosen: frozenset[int], refused: dict[int, str])
         "calibration_samples": work.statistics.samples,
     }
     return PassReport(len(chosen), tuple(skipped), details)
+
+
+def _inside_bodies(model: onnx.ModelProto) -> list[Skip]:
+    """Name the layers in subgraphs and functions, which are left as they are."""
+    return [
+        Skip(label(node), f"it is inside {body.where}; what is inside is left as it is")
+        for body in bodies(model)
+        if body.proto is not model.graph
+        for node in body.proto.node
+        if node.op_type in LAYERS and node.domain in FLOAT_DOMAINS
+    ]
 
 
 def _heavy(work: Quantization, chosen: frozenset[int]) -> frozenset[int]:
