@@ -69,9 +69,11 @@ def _save(path: Path, **arrays: npt.NDArray[np.generic]) -> None:
 
 
 def _build_torch(item: Case, cache: Path) -> None:
-    from benchmarks import images, torchnets
+    from benchmarks import images
 
     if not item.model.is_file():
+        from benchmarks import torchnets  # needs PyTorch, which what is in the cache does not
+
         torchnets.export(item.name, item.model)
     for path, seed, count in zip(
         (item.calibration, item.evaluation), (SEED_CALIBRATION, SEED_EVALUATION), COUNTS["torch"], strict=True
