@@ -19,12 +19,14 @@ from benchmarks.corpus import Case
 from benchmarks.costs import Cost, run_worker
 from benchmarks.int8_share import int8_share
 from benchmarks.measure import interleaved, machine
-from benchmarks.scores import evaluate
+from benchmarks.scores import MAX_DROP, evaluate
 
 SHORTLIST = 4  # rival configurations that enter the joint measurement
 # Keywords for graphopt.optimize where a model's data say more than the defaults know: the classes of random weights are
-# near ties, whose arg-max any rounding flips.
-KEYWORDS: dict[str, dict[str, Any]] = {name: {"metric": "cosine"} for name in corpus.TORCH}
+# near ties, whose arg-max any rounding flips, so those nets are gated by cosine, as the rivals are.
+KEYWORDS: dict[str, dict[str, Any]] = {
+    name: {"metric": "cosine", "max_drop": MAX_DROP["sqnr"]} for name in corpus.TORCH
+}
 
 
 def shortlist(found: dict[str, Any]) -> list[str]:
@@ -55,7 +57,7 @@ def joint(case: Case, paths: dict[str, Path], quick: bool) -> dict[str, dict[str
     latency = interleaved({"original": case.model} | paths, feed, "original", seconds=15 if quick else 60)
     rows: dict[str, dict[str, Any]] = {}
     for name in ("original", *paths):
-        rows[name] = rivals.score_row(scores[name], scores["original"]) | asdict(latency[name])
+        rows[name] = rivals.score_row(case, scores[name], scores["original"]) | asdict(latency[name])
         rows[name]["error"] = None
     for name, path in paths.items():
         share = int8_share(path, feed)

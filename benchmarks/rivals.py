@@ -19,7 +19,7 @@ from benchmarks.corpus import Case
 from benchmarks.costs import Cost, run_worker
 from benchmarks.int8_share import int8_share
 from benchmarks.measure import feeds, has_vnni, interleaved, machine
-from benchmarks.scores import Score, evaluate
+from benchmarks.scores import Score, evaluate, holds
 
 CALIBRATION_SAMPLES = {"zoo": 500, "other": 256}
 MIN_SAMPLES = 8
@@ -148,7 +148,7 @@ def survey(case: Case, quantized: list[Quantized], eval_samples: int | None, sec
     latency = interleaved({"original": case.model} | paths, feed, "original", seconds, rounds=(7, 60))
     original = scores["original"]
     for name in paths:
-        rows[name] |= score_row(scores[name], original) | asdict(latency[name])
+        rows[name] |= score_row(case, scores[name], original) | asdict(latency[name])
     baseline = {"accuracy": original.value, **original.extra, "milliseconds": latency["original"].milliseconds}
     return {"metric": case.accuracy, "original": baseline, "configurations": rows}
 
@@ -174,9 +174,10 @@ def results(case: Case, cache: Path, *, fresh: bool = False, quick: bool = False
     return found
 
 
-def score_row(score: Score, original: Score) -> dict[str, Any]:
+def score_row(case: Case, score: Score, original: Score) -> dict[str, Any]:
     """A score as JSON."""
-    return {"accuracy": score.value, "sqnr_db": score.sqnr_db, "holds": score.holds(original), **score.extra}
+    held = holds(case.accuracy, score.value, original.value)
+    return {"accuracy": score.value, "sqnr_db": score.sqnr_db, "holds": held, **score.extra}
 
 
 def first_feed(case: Case) -> dict[str, Any]:

@@ -15,20 +15,23 @@ from benchmarks.corpus import Case, load
 from benchmarks.measure import Noise, feeds, session
 
 Array = npt.NDArray[np.generic]
-MAX_DROP = 0.01  # the accuracy gate, absolute
+# The accuracy gate for every tool, absolute. Nets with random weights have no redundancy that would absorb rounding and
+# nothing to be right about: all that is asked is that the outputs still point the same way.
+MAX_DROP = {"top1": 0.01, "lines": 0.01, "cosine": 0.01, "sqnr": 0.05}
 
 
 @dataclass(frozen=True)
 class Score:
-    """`value` is the case's accuracy (0..1) or None where weights are random; `extra` holds what else was counted."""
+    """`value` is the case's accuracy, 0..1: cosine to the original for random weights. `extra`: what else was counted."""
 
-    value: float | None
+    value: float
     sqnr_db: float
     extra: dict[str, float]
 
-    def holds(self, baseline: "Score") -> bool:
-        """Whether the accuracy gate holds; True where there is no accuracy to lose."""
-        return self.value is None or baseline.value is None or baseline.value - self.value <= MAX_DROP + 1e-9
+
+def holds(metric: str, value: float, baseline: float) -> bool:
+    """Whether the accuracy gate holds; a level drop is within it."""
+    return baseline - value <= MAX_DROP[metric] + 1e-9
 
 
 def _cosine(first: Array, second: Array) -> float:
@@ -62,11 +65,9 @@ class _Tally:
         extra = {"cosine": float(np.mean(self.cosines)), "evaluated": float(len(self.cosines))}
         if self.same:
             extra["agreement"] = float(np.mean(self.same))
-        value: float | None = None
+        value = extra["cosine"]
         if self.case.accuracy == "top1":
             value = float(np.mean(self.right))
-        elif self.case.accuracy == "cosine":
-            value = extra["cosine"]
         elif self.case.accuracy == "lines":
             truth = ocr.load_texts(self.case.texts(self.case.evaluation))[: len(self.texts)]
             value, extra["characters"] = ocr.text_scores(self.texts, truth)
