@@ -6,9 +6,11 @@ on its own and is recorded as such instead of taking the machine with it.
 """
 
 import json
+import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -58,10 +60,40 @@ def measured(work: Callable[[], Mapping[str, Any] | None]) -> None:
     print(RESULT_MARK + json.dumps(cost), flush=True)
 
 
+class Stopwatch:
+    """CPU seconds of this process between `start` and `stop`, less what `excluded` says by then was not the tool's."""
+
+    def __init__(self, excluded: Callable[[], float]) -> None:
+        self.excluded = excluded
+        self.seconds = 0.0
+        self._started = 0.0
+
+    def _now(self) -> float:
+        return time.process_time() - self.excluded()
+
+    def start(self) -> None:
+        self._started = self._now()
+
+    def stop(self) -> None:
+        self.seconds += self._now() - self._started
+
+
 def run_worker(
     module: str, arguments: Mapping[str, Any], memory_limit: int = MEMORY_LIMIT, timeout: float = 7200
 ) -> Cost:
-    """Run `module` with `arguments` as JSON in a fresh process; failures come back as `Cost.error`."""
+    """Run `module` with `arguments` as JSON in a fresh process; failures come back as `Cost.error`.
+
+    graphopt's cache of kernel times starts empty, as on a machine that it has not seen. NumPy's products stay on one
+    thread for every tool, since idle threads that spin count as CPU time.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | {"GRAPHOPT_CACHE_DIR": folder, "OPENBLAS_NUM_THREADS": "1"}
+        return _run_worker(module, arguments, memory_limit, timeout, environment)
+
+
+def _run_worker(
+    module: str, arguments: Mapping[str, Any], memory_limit: int, timeout: float, environment: Mapping[str, str]
+) -> Cost:
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (memory_limit, memory_limit))
@@ -70,7 +102,14 @@ def run_worker(
     started = time.perf_counter()
     try:
         done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False, preexec_fn=limit
+            command,
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            preexec_fn=limit,
         )
     except subprocess.TimeoutExpired:
         return Cost(0, timeout, 0, error=f"no result after {timeout:.0f} s")

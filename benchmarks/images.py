@@ -62,18 +62,16 @@ def images(seed: int, count: int, size: int = 224) -> Iterator[FloatArray]:
 
 
 class ImageFeeds:
-    """Feeds `{"input": [1, 3, 224, 224]}` made on the fly, never stored; counts what making them costs."""
+    """Feeds `{"input": [1, 3, 224, 224]}` made anew on each pass, never stored; counts what making them costs."""
 
-    def __init__(self, count: int, seed: int = 1) -> None:
-        self.pixels = images(seed, count)
+    def __init__(self, count: int, seed: int) -> None:
+        self.count = count
+        self.seed = seed
         self.cpu_seconds = 0.0
 
-    def __iter__(self) -> "ImageFeeds":
-        return self
-
-    def __next__(self) -> dict[str, npt.NDArray[np.generic]]:
-        started = time.process_time()
-        try:
-            return {"input": next(self.pixels)[None]}
-        finally:
+    def __iter__(self) -> Iterator[dict[str, npt.NDArray[np.generic]]]:
+        for index in range(self.count):
+            started = time.process_time()
+            pixels = image(self.seed, index)[None]
             self.cpu_seconds += time.process_time() - started
+            yield {"input": pixels}

@@ -83,11 +83,13 @@ def int8_table(models: Mapping[str, Any]) -> str:
 
 def calibration_table(rows: Mapping[str, Any]) -> str:
     """Cost of calibration, one row for each run."""
-    head = ["tool", "ranges", "samples", "CPU s", "peak MB"]
+    head = ["tool", "ranges", "samples", "calibration, CPU s", "whole quantization, CPU s", "peak MB"]
     lines = []
     for row in rows.values():
         failed = row["error"]
-        cost = [f"failed: {failed}", ""] if failed else [f"{row['cpu_seconds']:.1f}", f"{row['peak_mb']:.0f}"]
+        cost = [f"failed: {failed}", "", ""]
+        if not failed:
+            cost = [f"{row['calibration_cpu_seconds']:.1f}", f"{row['cpu_seconds']:.1f}", f"{row['peak_mb']:.0f}"]
         lines.append([row["tool"], row["ranges"], str(row["samples"]), *cost])
     return _table(head, lines)
 

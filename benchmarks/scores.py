@@ -22,7 +22,7 @@ MAX_DROP = {"top1": 0.01, "lines": 0.01, "cosine": 0.01, "sqnr": 0.05}
 
 @dataclass(frozen=True)
 class Score:
-    """`value` is the case's accuracy, 0..1: cosine to the original for random weights. `extra`: what else was counted."""
+    """`value` is the case's accuracy, 0..1 (cosine to the original for random weights); `extra` is what else counts."""
 
     value: float
     sqnr_db: float
