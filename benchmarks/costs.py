@@ -61,7 +61,10 @@ def measured(work: Callable[[], Mapping[str, Any] | None]) -> None:
 
 
 class Stopwatch:
-    """CPU seconds of this process between `start` and `stop`, less what `excluded` says by then was not the tool's."""
+    """CPU seconds of this process from `start` to the last `stop`, summed over starts.
+
+    `excluded` says how many of all seconds so far were not the tool's.
+    """
 
     def __init__(self, excluded: Callable[[], float]) -> None:
         self.excluded = excluded
@@ -75,7 +78,9 @@ class Stopwatch:
         self._started = self._now()
 
     def stop(self) -> None:
-        self.seconds += self._now() - self._started
+        now = self._now()
+        self.seconds += now - self._started
+        self._started = now
 
 
 def run_worker(
@@ -118,5 +123,5 @@ def _run_worker(
         return Cost(**json.loads(results[-1].removeprefix(RESULT_MARK)))
     last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
     if any(sign in done.stderr for sign in ("MemoryError", "bad_alloc", "Failed to allocate", "Cannot allocate")):
-        last = f"out of memory (limit {memory_limit / 2**30:.0f} GB): {last}"
+        last = f"out of memory (limit {memory_limit / 2**30:.0f} GB)"
     return Cost(0, time.perf_counter() - started, 0, error=last[:300])
