@@ -35,6 +35,8 @@ def percentile(statistics: TensorStatistics, share: float = 99.999) -> Range:
         return 0.0, 0.0
     outside = statistics.histogram.count * (100.0 - share) / 200.0
     cumulative = np.cumsum(counts)
+    if share >= 100:
+        return minmax(statistics)
     low = values[np.searchsorted(cumulative, outside, side="right").clip(max=values.size - 1)]
     high = values[np.searchsorted(cumulative, cumulative[-1] - outside, side="left").clip(max=values.size - 1)]
     return _with_zero(float(low), float(high))

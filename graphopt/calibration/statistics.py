@@ -11,6 +11,9 @@ import numpy.typing as npt
 from graphopt.calibration.histogram import Histogram
 
 MOMENTUM = 0.9
+# Values of one sample's tensor that are counted in the histogram: of larger tensors, every n-th. Neighbours in an image
+# are alike, so little is lost; the extremes are always those of all values.
+COUNTED = 1 << 16
 
 
 @dataclass
@@ -18,7 +21,7 @@ class TensorStatistics:
     """Statistics of one tensor over the calibration samples.
 
     Attributes:
-        histogram: counts of all values, with the exact extremes.
+        histogram: counts of values, of large tensors a share of them; the extremes are those of all values.
         average_minimum: exponential moving average of each sample's smallest value.
         average_maximum: the same of the largest.
         shape: shape in the last sample.
@@ -42,9 +45,13 @@ class TensorStatistics:
         self.samples += 1
         if values.size == 0:
             return
-        self.histogram.add(values)
+        first = self.histogram.count == 0
         low, high = float(values.min()), float(values.max())
-        if self.histogram.count == values.size:
+        if values.size > COUNTED and np.isfinite(low) and np.isfinite(high):
+            self._count_some(values, low, high)
+        else:
+            self.histogram.add(values)
+        if first:
             self.average_minimum, self.average_maximum = low, high
         else:
             self.average_minimum += (1 - MOMENTUM) * (low - self.average_minimum)
@@ -55,6 +62,13 @@ class TensorStatistics:
     def channel_mean(self) -> npt.NDArray[np.float64] | None:
         """Mean of each channel, float64 [channels]; None where the channel count varied or nothing was seen."""
         return None if self.channel_sum is None or not self.channel_count else self.channel_sum / self.channel_count
+
+    def _count_some(self, values: npt.NDArray[Any], low: float, high: float) -> None:
+        """Count every n-th value, n odd so that it runs through all columns, from another start each time."""
+        step = (values.size // COUNTED) | 1
+        self.histogram.add(np.ascontiguousarray(values).reshape(-1)[self.samples % step :: step])
+        self.histogram.minimum = min(self.histogram.minimum, low)
+        self.histogram.maximum = max(self.histogram.maximum, high)
 
     def _add_channels(self, values: npt.NDArray[Any]) -> None:
         if values.ndim < 2:

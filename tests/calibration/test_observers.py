@@ -110,7 +110,7 @@ def test_percentile_leaves_a_lone_outlier_out() -> None:
 
 @pytest.mark.parametrize("values", [LONE, np.maximum(LONE, 0)], ids=["two-sided", "after Relu"])
 def test_mse_beats_minmax_in_squared_error_where_there_are_outliers(values: np.ndarray) -> None:
-    statistics = of(values)
+    statistics = of(*np.array_split(values, 32))  # samples small enough that every value is counted
     assert squared_error(values, mse(statistics)) < 0.8 * squared_error(values, minmax(statistics))
 
 

@@ -68,3 +68,11 @@ def test_an_empty_tensor_is_a_sample_without_values() -> None:
 def test_an_empty_first_sample_does_not_pull_the_moving_average_to_zero() -> None:
     statistics = of(np.ones((0, 3)), np.full((1, 3), 5.0))
     assert (statistics.average_minimum, statistics.average_maximum) == (5.0, 5.0)
+
+
+def test_of_a_large_tensor_a_share_is_counted_and_the_extremes_are_those_of_all_values() -> None:
+    values = np.random.default_rng(0).standard_normal((1, 8, 200, 200), dtype=np.float32)
+    values[0, 3, 7, 11], values[0, 5, 13, 17] = 90.0, -70.0
+    statistics = of(values)
+    assert (statistics.histogram.minimum, statistics.histogram.maximum) == (-70.0, 90.0)
+    assert values.size // 8 < statistics.histogram.count < values.size
