@@ -1,16 +1,38 @@
 """The passes by name. Each is a frozen dataclass whose fields are its options; see ``graphopt.passes.base``."""
 
 from graphopt.passes.base import Pass
+from graphopt.passes.cancel_transposes import CancelTransposes
+from graphopt.passes.eliminate_common import EliminateCommon
 from graphopt.passes.eliminate_dead import EliminateDead
 from graphopt.passes.fold_batchnorm import FoldBatchNorm
 from graphopt.passes.fold_constants import FoldConstants
+from graphopt.passes.fuse_activations import FuseActivations
+from graphopt.passes.fuse_channel_shuffle import FuseChannelShuffle
+from graphopt.passes.fuse_gemm import FuseGemm
+from graphopt.passes.fuse_normalization import FuseNormalization
+from graphopt.passes.fuse_padding import FusePadding
+from graphopt.passes.inline import Inline
+from graphopt.passes.merge_convolutions import MergeConvolutions
 from graphopt.passes.quantize_int8 import QuantizeInt8
+from graphopt.passes.raise_opset import RaiseOpset
+from graphopt.passes.simplify_reshapes import SimplifyReshapes
 
 PASSES: dict[str, type[Pass]] = {
+    "cancel_transposes": CancelTransposes,
+    "eliminate_common": EliminateCommon,
     "eliminate_dead": EliminateDead,
     "fold_batchnorm": FoldBatchNorm,
     "fold_constants": FoldConstants,
+    "fuse_activations": FuseActivations,
+    "fuse_channel_shuffle": FuseChannelShuffle,
+    "fuse_gemm": FuseGemm,
+    "fuse_normalization": FuseNormalization,
+    "fuse_padding": FusePadding,
+    "inline": Inline,
+    "merge_convolutions": MergeConvolutions,
     "quantize_int8": QuantizeInt8,
+    "raise_opset": RaiseOpset,
+    "simplify_reshapes": SimplifyReshapes,
 }
 
 __all__ = ["PASSES"]
