@@ -46,12 +46,21 @@ def skeleton(graph: gs.Graph) -> onnx.ModelProto:
     return _export(graph, Header(onnx.ModelProto()), types=False, weights=False)
 
 
+def skeleton_of(nodes: Sequence[gs.Node], graph: gs.Graph) -> onnx.ModelProto:
+    """Write some nodes of an opened graph for inspection only; what they read from the others is left undeclared."""
+    return _export(_part(nodes, [], graph), Header(onnx.ModelProto()), types=False, weights=False)
+
+
 def export_part(nodes: Sequence[gs.Node], outputs: Sequence[gs.Tensor], graph: gs.Graph) -> onnx.ModelProto:
     """Write some nodes of an opened graph as a model without inputs, and without declared types.
 
     The nodes must be sorted and read constants and each other only; ``graph`` gives the operator set versions.
     """
-    part = gs.Graph(
+    return _export(_part(nodes, outputs, graph), Header(onnx.ModelProto()), types=False, weights=True)
+
+
+def _part(nodes: Sequence[gs.Node], outputs: Sequence[gs.Tensor], graph: gs.Graph) -> gs.Graph:
+    return gs.Graph(
         nodes=list(nodes),
         outputs=list(outputs),
         name="part",
@@ -59,7 +68,6 @@ def export_part(nodes: Sequence[gs.Node], outputs: Sequence[gs.Tensor], graph: g
         import_domains=graph.import_domains,
         ir_version=graph.ir_version,
     )
-    return _export(part, Header(onnx.ModelProto()), types=False, weights=True)
 
 
 def _export(root: gs.Graph, header: Header, *, types: bool, weights: bool) -> onnx.ModelProto:
@@ -71,7 +79,8 @@ def _export(root: gs.Graph, header: Header, *, types: bool, weights: bool) -> on
             setattr(model, name, getattr(root, name))
     used: set[str] = set()
     constants = owned_constants(root, header) if types else innermost_constants(root)
-    check_names(root, constants)
+    if types:
+        check_names(root, constants)
     pending = [(root, model.graph)]
     while pending:
         graph, proto = pending.pop()

@@ -18,6 +18,8 @@ import onnx_graphsurgeon as gs
 from graphopt.errors import ModelError, UnsupportedModelError
 from graphopt.graph.attributes import attribute_types, read_attribute
 from graphopt.graph.header import GraphExtras, Header, NodeExtras, WorkGraph, copy_fields
+from graphopt.graph.making import new_constant, new_node, new_variable, read_inputs
+from graphopt.graph.opened import OpenGraph
 from graphopt.graph.values import Shape, StoredSparse, StoredValues, numpy_dtype
 
 _GRAPH_BODY = frozenset({"node", "initializer", "sparse_initializer", "input", "output", "value_info", "name"})
@@ -60,7 +62,7 @@ def import_graph(model: onnx.ModelProto) -> WorkGraph:
             raise UnsupportedModelError(f"function '{function.name}' of the model redefines a standard operator")
     header = Header(shell)
     opset = next((entry.version for entry in shell.opset_import if entry.domain == ""), 1)
-    root = _empty_graph(model.graph, shell, opset)
+    root = _empty_graph(model.graph, shell, opset, OpenGraph)
     pending: list[tuple[gs.Graph, onnx.GraphProto, _Scope | None]] = [(root, model.graph, None)]
     while pending:
         graph, proto, outer = pending.pop()
@@ -68,9 +70,11 @@ def import_graph(model: onnx.ModelProto) -> WorkGraph:
     return WorkGraph(root, header)
 
 
-def _empty_graph(proto: onnx.GraphProto, model: onnx.ModelProto, opset: int) -> gs.Graph:
+def _empty_graph(
+    proto: onnx.GraphProto, model: onnx.ModelProto, opset: int, kind: type[gs.Graph] = gs.Graph
+) -> gs.Graph:
     domains = [onnx.helper.make_opsetid(entry.domain, entry.version) for entry in model.opset_import]
-    return gs.Graph(
+    return kind(
         name=proto.name,
         doc_string=proto.doc_string,
         opset=opset,
@@ -92,12 +96,13 @@ def _fill(
     for node_proto in proto.node:
         outputs = [_output(name, scope, infos, node_proto) for name in node_proto.output]
         domain = _ALIASES.get(node_proto.domain, node_proto.domain) or None
-        nodes.append(gs.Node(node_proto.op_type, node_proto.name, outputs=outputs, domain=domain))
+        nodes.append(new_node(node_proto.op_type, node_proto.name, {}, outputs, domain))
     bodies: list[_Body] = []
     # A second walk, so that a node may read what a later one writes: some exporters do not sort.
     for node, node_proto in zip(nodes, proto.node, strict=True):
-        node.inputs.extend([_input(name, scope, node_proto) for name in node_proto.input])
-        bodies += _read_attributes(node, node_proto, header.model, graph.opset)
+        read_inputs(node, [_input(name, scope, node_proto) for name in node_proto.input])
+        if node_proto.attribute:
+            bodies += _read_attributes(node, node_proto, header.model, graph.opset)
         _keep_extras(node, node_proto, header)
     graph.nodes = nodes
     for info in proto.output:
@@ -126,8 +131,8 @@ def _declare(graph: gs.Graph, proto: onnx.GraphProto, scope: _Scope, header: Hea
             extras.defaults[info.name] = stored.pop(info.name)
         scope.tensors[info.name] = _variable(info.name, infos)
         graph.inputs.append(scope.tensors[info.name])
-    constants = [gs.Constant(name, StoredValues(tensor)) for name, tensor in stored.items()]
-    constants += [gs.Constant(sparse.values.name, StoredSparse(sparse)) for sparse in proto.sparse_initializer]
+    constants = [new_constant(name, StoredValues(tensor)) for name, tensor in stored.items()]
+    constants += [new_constant(sparse.values.name, StoredSparse(sparse)) for sparse in proto.sparse_initializer]
     for constant in constants:
         scope.tensors[constant.name] = constant
         header.owners[id(constant)] = (constant, graph)
@@ -150,6 +155,8 @@ def _read_attributes(node: gs.Node, proto: onnx.NodeProto, model: onnx.ModelProt
 
 def _keep_extras(node: gs.Node, proto: onnx.NodeProto, header: Header) -> None:
     """Note what graphsurgeon has no place for in a node."""
+    if not proto.attribute and all(field.name in _NODE_BODY for field, _ in proto.ListFields()):
+        return
     shell = onnx.NodeProto()
     copy_fields(proto, shell, _NODE_BODY)
     docs = {attribute.name: attribute.doc_string for attribute in proto.attribute if attribute.doc_string}
@@ -159,7 +166,7 @@ def _keep_extras(node: gs.Node, proto: onnx.NodeProto, header: Header) -> None:
 
 def _output(name: str, scope: _Scope, infos: dict[str, onnx.ValueInfoProto], node: onnx.NodeProto) -> gs.Variable:
     if not name:
-        return gs.Variable.empty()
+        return new_variable("")
     if name in scope.tensors:
         raise ModelError(f"{_where(node)} writes tensor '{name}', which something else already holds")
     variable = _variable(name, infos)
@@ -169,7 +176,7 @@ def _output(name: str, scope: _Scope, infos: dict[str, onnx.ValueInfoProto], nod
 
 def _input(name: str, scope: _Scope, node: onnx.NodeProto) -> gs.Tensor:
     if not name:
-        return gs.Variable.empty()
+        return new_variable("")
     tensor = scope.find(name)
     if tensor is None:
         raise ModelError(f"{_where(node)} reads tensor '{name}', which nothing produces")
@@ -179,9 +186,9 @@ def _input(name: str, scope: _Scope, node: onnx.NodeProto) -> gs.Tensor:
 def _variable(name: str, infos: dict[str, onnx.ValueInfoProto]) -> gs.Variable:
     info = infos.get(name)
     if info is None or not info.type.WhichOneof("value"):
-        return gs.Variable(name)
+        return new_variable(name)
     kind, dtype, shape = described(info)
-    return gs.Variable(name, dtype=dtype, shape=shape, type=kind)
+    return new_variable(name, dtype, shape, kind)
 
 
 def described(info: onnx.ValueInfoProto) -> tuple[str, object, Shape | None]:

@@ -32,10 +32,14 @@ def owned_constants(root: gs.Graph, header: Header) -> Constants:
 
 def innermost_constants(root: gs.Graph) -> Constants:
     """As ``owned_constants`` where nothing tells the owners: each in the innermost graph that encloses all its uses."""
+    graphs = list(walk(root))
+    if len(graphs) == 1:
+        every = {id(tensor): tensor for tensor in _read_in(root) if isinstance(tensor, gs.Constant)}
+        return {id(root): list(every.values())}
     parents: dict[int, gs.Graph] = {}
     depths = {id(root): 0}
     homes: dict[int, tuple[gs.Constant, gs.Graph]] = {}
-    for graph in walk(root):
+    for graph in graphs:
         for node in graph.nodes:
             for body in (value for value in node.attrs.values() if isinstance(value, gs.Graph)):
                 parents[id(body)], depths[id(body)] = graph, depths[id(graph)] + 1

@@ -7,6 +7,7 @@ renamed in place on export. The two kinds of stored values here have numpy dtype
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -64,10 +65,15 @@ class StoredSparse(SparseValues):  # type: ignore[misc]
         raise UnsupportedModelError(f"initializer '{self.tensor.values.name}' is sparse; its values cannot be edited")
 
 
+@cache
+def _known_dtype(data_type: int) -> np.dtype[Any]:
+    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(data_type))
+
+
 def numpy_dtype(data_type: int, name: str) -> np.dtype[Any]:
     """The numpy dtype of an ONNX element type; ``name`` is for the UnsupportedModelError of an unknown one."""
     try:
-        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(data_type))
+        return _known_dtype(data_type)
     except KeyError as error:
         raise UnsupportedModelError(f"tensor '{name}' has element type {data_type}, unknown to this onnx") from error
 

@@ -77,7 +77,7 @@ def test_large_weights_never_reach_the_inference() -> None:
 
 def test_distinct_symbols_do_not_trust_names_shared_by_inputs() -> None:
     graph = import_graph(model("g (float[N] a, float[N] b) => (float[N] y) { y = Add(a, b) }")).gs
-    assert types_of(graph)["y"].shape == ("N",)
+    assert types_of(graph, distinct=False)["y"].shape == ("N",)
     shapes = {name: found.shape for name, found in types_of(graph, distinct=True).items()}
     assert (shapes["a"], shapes["b"]) == (("a@0",), ("b@0",))
     assert shapes["y"] not in {("a@0",), ("b@0",)}

@@ -1,0 +1,20 @@
+"""graphsurgeon's graph, with room for what is remembered of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import onnx_graphsurgeon as gs
+
+if TYPE_CHECKING:
+    from graphopt.graph.shapes import Known
+
+
+class OpenGraph(gs.Graph):  # type: ignore[misc]
+    """The outermost graph of a model opened for editing.
+
+    Attributes:
+        known: the types inferred so far; see ``graphopt.graph.shapes``.
+    """
+
+    known: Known | None = None
