@@ -7,12 +7,15 @@ its matches, edits with the verbs, and calls ``finish`` at the end.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
+from graphopt.graph.making import new_constant, new_node, new_variable, read_inputs
+from graphopt.graph.opened import OpenGraph
 from graphopt.graph.order import detach, toposort, walk
 
 
@@ -27,25 +30,37 @@ class Index:
     def __init__(self, graph: gs.Graph) -> None:
         self.graph = graph
         self.graphs: tuple[gs.Graph, ...] = tuple(walk(graph))
-        self._names: set[str] = set()
         self._counters: dict[str, int] = {}
-        self._homes: dict[int, tuple[gs.Node, gs.Graph]] = {}
-        self._outputs: dict[int, gs.Tensor] = {}
         self._dropped: dict[int, gs.Node] = {}
         self._edited: dict[int, gs.Graph] = {}
+        self._outputs: dict[int, gs.Tensor] = {id(tensor): tensor for each in self.graphs for tensor in each.outputs}
+
+    @cached_property
+    def _names(self) -> set[str]:
+        """All names in use; gathered when the first new one is wanted."""
+        names: set[str] = set()
         for each in self.graphs:
-            self._outputs.update((id(tensor), tensor) for tensor in each.outputs)
-            self._names.update(tensor.name for tensor in (*each.inputs, *each.outputs))
+            names.update(tensor.name for tensor in each.inputs)
+            names.update(tensor.name for tensor in each.outputs)
             for node in each.nodes:
-                self._homes[id(node)] = (node, each)
-                self._names.add(node.name)
-                self._names.update(tensor.name for tensor in node.inputs)
-                self._names.update(tensor.name for tensor in node.outputs)
+                names.add(node.name)
+                names.update([tensor.name for tensor in node.inputs])
+                names.update([tensor.name for tensor in node.outputs])
+        return names
+
+    @cached_property
+    def _homes(self) -> dict[int, tuple[gs.Node, gs.Graph]]:
+        """Where nodes of subgraphs stand; all others stand in the outermost graph."""
+        return {id(node): (node, each) for each in self.graphs[1:] for node in each.nodes}
 
     def fresh_name(self, prefix: str) -> str:
-        """Return a name that no tensor and no node of any graph has: ``prefix``, or it with a number."""
+        """Return a name that no tensor and no node of any graph has or had: ``prefix``, or it with a number.
+
+        A name that is remembered by what was inferred for it must not come to mean something else.
+        """
         name = prefix
-        while name in self._names or not name:
+        known = self.graph.known if isinstance(self.graph, OpenGraph) else None
+        while not name or name in self._names or (known is not None and known.types.knows(name)):
             count = self._counters.get(prefix, 0) + 1
             self._counters[prefix] = count
             name = f"{prefix}_{count}"
@@ -58,7 +73,8 @@ class Index:
 
     def home(self, node: gs.Node) -> gs.Graph:
         """The graph that the node stands in."""
-        return self._homes[id(node)][1]
+        found = self._homes.get(id(node))
+        return self.graph if found is None else found[1]
 
     def is_dropped(self, node: gs.Node) -> bool:
         """Whether the node was dropped since the index was made."""
@@ -67,8 +83,9 @@ class Index:
     def add(self, node: gs.Node, home: gs.Graph | None = None) -> None:
         """Take a new node in; ``finish`` puts it in order."""
         home = self.graph if home is None else home
+        if home is not self.graph:
+            self._homes[id(node)] = (node, home)
         home.nodes.append(node)
-        self._homes[id(node)] = (node, home)
         self._edited[id(home)] = home
 
     def drop(self, nodes: Sequence[gs.Node]) -> None:
@@ -123,15 +140,15 @@ def sole_consumer(index: Index, tensor: gs.Tensor) -> gs.Node | None:
 
 def constant(index: Index, prefix: str, values: npt.NDArray[Any]) -> gs.Constant:
     """Make a new constant. Constants are never edited or renamed: they may belong to the caller or be shared."""
-    return gs.Constant(index.fresh_name(prefix), np.asarray(values))
+    return new_constant(index.fresh_name(prefix), np.asarray(values))
 
 
 def variable(index: Index, prefix: str, like: gs.Tensor | None = None) -> gs.Variable:
     """Make a new tensor, with dtype and shape of ``like``."""
     if like is None:
-        return gs.Variable(index.fresh_name(prefix))
+        return new_variable(index.fresh_name(prefix))
     shape = None if like.shape is None else tuple(like.shape)
-    return gs.Variable(index.fresh_name(prefix), dtype=like.dtype, shape=shape)
+    return new_variable(index.fresh_name(prefix), like.dtype, shape)
 
 
 def add_node(
@@ -146,7 +163,8 @@ def add_node(
     home: gs.Graph | None = None,
 ) -> gs.Node:
     """Make a node named after ``prefix`` and take it into ``home`` (the outermost graph unless told)."""
-    node = gs.Node(op, index.fresh_name(prefix), dict(attrs or {}), list(inputs), list(outputs), domain)
+    node = new_node(op, index.fresh_name(prefix), dict(attrs or {}), outputs, domain)
+    read_inputs(node, inputs)
     index.add(node, home)
     return node
 

@@ -44,6 +44,8 @@ def toposort(graph: gs.Graph) -> None:
     Raises:
         ModelError: the nodes form a cycle; names one of them.
     """
+    if _is_sorted(graph):
+        return
     here = {id(node) for node in graph.nodes}
     done: set[int] = set()
     open_now: set[int] = set()
@@ -69,6 +71,18 @@ def toposort(graph: gs.Graph) -> None:
     graph.nodes[:] = order
 
 
+def _is_sorted(graph: gs.Graph) -> bool:
+    """Whether no node reads what one after it (or itself) writes; most edits leave it so."""
+    later = {id(node) for node in graph.nodes}
+    for node in graph.nodes:
+        for tensor in reads_of(node) if node.attrs else node.inputs:
+            for producer in tensor.inputs:
+                if id(producer) in later:
+                    return False
+        later.discard(id(node))
+    return True
+
+
 def _producers(node: gs.Node, here: set[int]) -> Iterator[gs.Node]:
     return (producer for tensor in reads_of(node) for producer in tensor.inputs if id(producer) in here)
 
@@ -84,14 +98,16 @@ def remove_unused(graph: gs.Graph) -> int:
 
 def _sweep(graph: gs.Graph) -> int:
     here = {id(node) for node in graph.nodes}
-    pending = [node for node in graph.nodes if not any(not tensor.is_empty() for tensor in node.outputs)]
+    pending = [node for node in graph.nodes if not any(tensor.name for tensor in node.outputs)]
     pending += [node for tensor in graph.outputs for node in tensor.inputs if id(node) in here]
     alive = {id(node) for node in pending}
     while pending:
-        for producer in _producers(pending.pop(), here):
-            if id(producer) not in alive:
-                alive.add(id(producer))
-                pending.append(producer)
+        node = pending.pop()
+        for tensor in reads_of(node) if node.attrs else node.inputs:
+            for producer in tensor.inputs:
+                if id(producer) in here and id(producer) not in alive:
+                    alive.add(id(producer))
+                    pending.append(producer)
     dead = [node for node in graph.nodes if id(node) not in alive]
     if dead:
         graph.nodes[:] = [node for node in graph.nodes if id(node) in alive]
