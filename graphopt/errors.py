@@ -64,3 +64,7 @@ class PassError(GraphoptError):
     """A pass failed or left an invalid graph; a bug in the pass."""
 
     exit_code = 4
+
+
+class PassWarning(UserWarning):
+    """An exact pass failed and was left out, while others did their work; a bug in the pass."""

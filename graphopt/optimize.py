@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from graphopt.errors import UsageError
+from graphopt.errors import PassError, PassWarning, UsageError
 
 if TYPE_CHECKING:
     import onnx
@@ -156,7 +156,9 @@ def run(
     target: str | os.PathLike[str] | Target = "cpu",
     seed: int = 0,
 ) -> onnx.ModelProto:
-    """Apply passes one after the other, without gates: the first candidate of an approximate pass is taken.
+    """Apply passes without gates: exact ones until none changes anything, of others the first candidate.
+
+    An exact pass that fails beside others is left out with a ``PassWarning``.
 
     Args:
         model: path, bytes or ``onnx.ModelProto``; never changed.
@@ -173,13 +175,14 @@ def run(
         UsageError: unknown target, pass or option; a pass needs data and there is none.
         ModelError: the model cannot be read, is unsafe or unsupported.
         DataError: the data cannot be read or do not fit the model.
-        PassError: a pass failed or left an invalid graph.
+        PassError: an approximate pass failed, or all of several exact ones.
     """
     from graphopt.data import assemble, open_data, preprocess_of
+    from graphopt.exact import run_exact
     from graphopt.model import read
     from graphopt.passes.base import Context
     from graphopt.runtime import input_specs
-    from graphopt.stages import run_ungated
+    from graphopt.stages import groups, is_approximate, is_exact, run_ungated
     from graphopt.targets import load_target
 
     profile = load_target(target)
@@ -196,8 +199,18 @@ def run(
         selection=parts.selection.feeds if parts.selection else None,
         seed=seed,
     )
-    for one in chosen:
-        proto = run_ungated(one, proto, context)
+    for group in groups(chosen):
+        exact = [one for one in group if is_exact(one)]
+        if exact:
+            proto, outcomes = run_exact(exact, proto, context)
+            failed = [f"{outcome.name}: {outcome.failure}" for outcome in outcomes if outcome.failure]
+            if len(failed) == len(outcomes):
+                raise PassError("; ".join(failed))
+            for text in failed:
+                python_warnings.warn(f"{text}; it was left out", PassWarning, stacklevel=2)
+        for one in group:
+            if is_approximate(one):
+                proto = run_ungated(one, proto, context)
     return proto
 
 

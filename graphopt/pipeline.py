@@ -1,4 +1,4 @@
-"""Runs passes one after the other and finds the first result that holds every gate.
+"""Runs passes, exact ones together and others one by one, and finds the first result that holds every gate.
 
 When all passes have had their turn, a verdict is drawn on samples that no choice has seen. If it is against the
 model, the search goes on where it left off: the next candidate of the last approximate pass, then the model without
@@ -14,7 +14,7 @@ import onnx
 
 from graphopt.passes.base import Pass
 from graphopt.report.schema import Stage
-from graphopt.stages import StageRunner, Step, is_approximate, is_exact
+from graphopt.stages import StageRunner, Step, groups, is_approximate, is_exact
 
 # How often the evaluation samples are looked at for one result. Each look is a choice, if only between yes and no: on
 # the last one only the model of the exact passes is left to answer for.
@@ -84,17 +84,19 @@ def _attempts(
     original: onnx.ModelProto, passes: Sequence[Pass], runner: StageRunner, give_up: Callable[[], bool]
 ) -> Iterator[tuple[Attempt, _Level | None]]:
     """Walk the tree of outcomes depth first; yield each leaf with the last level that took an approximate candidate."""
+    runs = groups(passes)
     levels: list[_Level] = []
     steps: list[Step] = []
     while True:
         current = steps[-1].model if steps else original
-        if len(steps) < len(passes):
+        if len(steps) < len(runs):
             refusals: list[str] = []
-            levels.append(_Level(_outcomes(passes[len(steps)], current, runner, refusals, give_up), refusals))
+            levels.append(_Level(_outcomes(runs[len(steps)], current, runner, refusals, give_up), refusals))
         else:
-            stages = tuple(step.stage for step in steps)
+            stages = tuple(stage for step in steps for stage in step.stages)
             warnings = tuple(warning for step in steps for warning in step.warnings)
-            taken = [level for one, level, stage in zip(passes, levels, stages, strict=True) if _is_taken(one, stage)]
+            every = zip(runs, levels, steps, strict=True)
+            taken = [level for run, level, step in every if _is_taken(run[-1], step.stages[-1])]
             yield Attempt(current, stages, warnings), taken[-1] if taken else None
         step = None
         while levels and step is None:
@@ -108,13 +110,14 @@ def _attempts(
 
 
 def _outcomes(
-    one: Pass, current: onnx.ModelProto, runner: StageRunner, refusals: list[str], give_up: Callable[[], bool]
+    run: Sequence[Pass], current: onnx.ModelProto, runner: StageRunner, refusals: list[str], give_up: Callable[[], bool]
 ) -> Iterator[Step]:
-    if is_exact(one):
-        yield runner.exact(one, current)
-    else:
-        assert is_approximate(one)
-        yield from runner.approximate(one, current, refusals, give_up)
+    exact = [one for one in run if is_exact(one)]
+    if exact:
+        yield runner.exact(exact, current)
+    for one in run:
+        if is_approximate(one):
+            yield from runner.approximate(one, current, refusals, give_up)
 
 
 def _is_taken(one: Pass, stage: Stage) -> bool:

@@ -1,9 +1,9 @@
-"""Runs one pass on one model and says what became of it.
+"""Runs passes on one model and says what became of each.
 
-An exact pass has one outcome: applied, or rolled back because it failed, left an invalid graph or changed the
-outputs. An approximate pass has several, in the order of preference: each candidate that holds on the selection
-samples, and last the model without the pass. Checkpoints are ModelProtos, which nothing edits: every pass gets a
-fresh import.
+Exact passes that follow each other run together and have one outcome: each is applied, or left out because it failed,
+left an invalid graph or changed the outputs. An approximate pass has several outcomes, in the order of preference: each
+candidate that holds on the selection samples, and last the model without the pass. Checkpoints are ModelProtos, which
+nothing edits: every pass gets a fresh import.
 """
 
 from __future__ import annotations
@@ -16,16 +16,14 @@ from typing import Any, Protocol, TypeGuard
 
 import onnx
 
-from graphopt.errors import DataError, PassError, UsageError
-from graphopt.graph import export_graph, import_graph, remove_unused, toposort, verify
+from graphopt.errors import PassError
+from graphopt.exact import PROPAGATED, Outcome, run_exact
+from graphopt.graph import verify
 from graphopt.graph.cost import cost
 from graphopt.passes.base import ApproximatePass, Candidate, Context, Declined, ExactPass, Pass, PassReport
 from graphopt.report.schema import Stage, Status
 
 log = logging.getLogger(__name__)
-
-# Errors that are the user's to mend; everything else that a pass raises costs only that pass.
-PROPAGATED = (DataError, UsageError)
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -73,10 +71,10 @@ class Judge(Protocol):
 
 @dataclass(frozen=True)
 class Step:
-    """One outcome of one pass: the model after it, and what to tell of it."""
+    """One outcome of one pass, or of several exact ones: the model after it, and what to tell of each."""
 
     model: onnx.ModelProto
-    stage: Stage
+    stages: tuple[Stage, ...]
     warnings: tuple[str, ...] = ()
 
 
@@ -94,29 +92,32 @@ class StageRunner:
     judge: Judge
     shapes: Shapes | None = None
 
-    def exact(self, one: ExactPass, current: onnx.ModelProto) -> Step:
-        """Apply an exact pass, and prove that it was one.
+    def exact(self, passes: Sequence[ExactPass], current: onnx.ModelProto) -> Step:
+        """Apply exact passes until none changes anything, and prove that they were exact.
 
         Raises:
             DataError: the data do not fit the model.
-            UsageError: an option of the pass does not fit the model.
+            UsageError: an option of a pass does not fit the model.
         """
-        started = time.perf_counter()
-        self.context.progress(one.name, 0, 0)
-        try:
-            changed, report = _applied(one, current, self.context)
-            if not report.changes:
-                return Step(current, self._stage(one.name, "applied", "nothing to do", current, started, report=report))
-            difference = self.judge.why_different(current, changed)
-        except PROPAGATED:
-            raise
-        except Exception as error:  # a pass that fails costs only itself; the report names it
-            return self._failed(one.name, error, current, started)
-        if difference:
-            reason = f"it changed the outputs: {difference}"
-            stage = self._stage(one.name, "rolled_back", reason, current, started, report=report)
-            return Step(current, stage, (f"{one.name} was rolled back: {reason}",))
-        return Step(changed, self._stage(one.name, "applied", "", changed, started, report=report))
+        changed, outcomes = run_exact(
+            passes, current, self.context, why_different=self.judge.why_different, snapshots=True
+        )
+        stages, warnings, after = [], [], current
+        last = max((number for number, one in enumerate(outcomes) if one.report.changes), default=-1)
+        for number, outcome in enumerate(outcomes):
+            # What later rounds did is told with the last pass that did anything.
+            after = changed if number == last else outcome.snapshot or after
+            stages.append(self._exact_stage(outcome, after))
+            if outcome.failure:
+                warnings.append(f"{outcome.name} was rolled back: {outcome.failure}")
+        return Step(changed, tuple(stages), tuple(warnings))
+
+    def _exact_stage(self, outcome: Outcome, after: onnx.ModelProto) -> Stage:
+        started = time.perf_counter() - outcome.seconds
+        if outcome.failure:
+            return self._stage(outcome.name, "rolled_back", outcome.failure, after, started, report=outcome.report)
+        reason = "" if outcome.report.changes else "nothing to do"
+        return self._stage(outcome.name, "applied", reason, after, started, report=outcome.report)
 
     def approximate(
         self, one: ApproximatePass, current: onnx.ModelProto, refusals: list[str], give_up: Callable[[], bool]
@@ -137,7 +138,7 @@ class StageRunner:
         self.context.progress(one.name, 0, 0)
         unjudged = self.judge.why_unjudged(one.needs)
         if unjudged:
-            yield Step(current, self._stage(one.name, "skipped", unjudged, current, started))
+            yield Step(current, (self._stage(one.name, "skipped", unjudged, current, started),))
             return
         last = PassReport(changes=0)
         candidates = one.candidates(current, self.context)
@@ -154,7 +155,7 @@ class StageRunner:
                     refusals.append(str(declined))
                     break
                 last, reason = declined.report, str(declined)
-                yield Step(current, self._stage(one.name, "skipped", reason, current, started, report=last))
+                yield Step(current, (self._stage(one.name, "skipped", reason, current, started, report=last),))
                 return
             except PROPAGATED:
                 raise
@@ -169,11 +170,11 @@ class StageRunner:
                 refusals.append(_labelled(candidate, trial.problem))
         if not refusals:
             reason = "it found nothing to do"
-            yield Step(current, self._stage(one.name, "applied", reason, current, started, report=last))
+            yield Step(current, (self._stage(one.name, "applied", reason, current, started, report=last),))
             return
         reason = "; ".join(refusals)
         stage = self._stage(one.name, "rolled_back", reason, current, started, report=last)
-        yield Step(current, stage, (f"{one.name} was rolled back: {reason}",))
+        yield Step(current, (stage,), (f"{one.name} was rolled back: {reason}",))
 
     def _kept(self, name: str, candidate: Candidate, trial: Trial, refusals: Sequence[str], started: float) -> Step:
         status: Status = "backed_off" if refusals else "applied"
@@ -181,7 +182,7 @@ class StageRunner:
         if refusals:
             reason = f"{'; '.join(refusals)}; kept: {candidate.label or 'the next candidate'}"
         stage = self._stage(name, status, reason, candidate.model, started, report=candidate.report, trial=trial)
-        return Step(candidate.model, stage)
+        return Step(candidate.model, (stage,))
 
     def _failed(
         self, name: str, error: Exception, current: onnx.ModelProto, started: float, refusals: Sequence[str] = ()
@@ -190,7 +191,7 @@ class StageRunner:
         text = str(error).strip() or "no message"
         reason = "; ".join([*refusals, f"it failed with {type(error).__name__}: {text}"])
         stage = self._stage(name, "rolled_back", reason, current, started)
-        return Step(current, stage, (f"{name} was rolled back: {reason}",))
+        return Step(current, (stage,), (f"{name} was rolled back: {reason}",))
 
     def _stage(
         self,
@@ -226,8 +227,8 @@ def _labelled(candidate: Candidate, problem: str) -> str:
     return f"{candidate.label}: {problem}" if candidate.label else problem
 
 
-def run_ungated(one: Pass, model: onnx.ModelProto, context: Context) -> onnx.ModelProto:
-    """Apply one pass and take what it gives, the first candidate of an approximate one.
+def run_ungated(one: ApproximatePass, model: onnx.ModelProto, context: Context) -> onnx.ModelProto:
+    """Apply one approximate pass and take the first candidate that it gives.
 
     Raises:
         PassError: the pass failed or left an invalid graph.
@@ -235,9 +236,6 @@ def run_ungated(one: Pass, model: onnx.ModelProto, context: Context) -> onnx.Mod
         UsageError: an option of the pass does not fit the model.
     """
     try:
-        if is_exact(one):
-            return _applied(one, model, context)[0]
-        assert is_approximate(one)
         candidate = next(one.candidates(model, context), None)
         if candidate is not None:
             verify(candidate.model)
@@ -250,14 +248,12 @@ def run_ungated(one: Pass, model: onnx.ModelProto, context: Context) -> onnx.Mod
         raise PassError(f"{one.name} failed: {type(error).__name__}: {error}") from error
 
 
-def _applied(one: ExactPass, model: onnx.ModelProto, context: Context) -> tuple[onnx.ModelProto, PassReport]:
-    """Apply an exact pass to a fresh import; where it changes nothing, the very model comes back."""
-    work = import_graph(model)
-    report = one.apply(work.gs, context)
-    if not report.changes:
-        return model, report
-    remove_unused(work.gs)
-    toposort(work.gs)
-    changed = export_graph(work)
-    verify(changed)
-    return changed, report
+def groups(passes: Sequence[Pass]) -> list[list[Pass]]:
+    """Passes in runs: exact ones that follow each other together, each approximate one alone."""
+    found: list[list[Pass]] = []
+    for one in passes:
+        if one.exact and found and found[-1][-1].exact:
+            found[-1].append(one)
+        else:
+            found.append([one])
+    return found

@@ -428,7 +428,7 @@ def test_run_names_the_pass_that_fails() -> None:
         def apply(self, graph: gs.Graph, context: Context) -> PassReport:
             raise ValueError("I lost my way")
 
-    with pytest.raises(PassError, match="drop_identity failed: ValueError: I lost my way"):
+    with pytest.raises(PassError, match="drop_identity: it failed with ValueError: I lost my way"):
         graphopt.run(net(), [Failing()])
 
 

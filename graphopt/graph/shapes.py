@@ -110,12 +110,14 @@ class Known:
         computed_shapes: how many inputs that decide on a shape were computed when all was inferred.
         opset: the operator set version then.
         bodies: how many graphs there were, with subgraphs.
+        nodes: the outputs of all nodes of the outermost graph then.
     """
 
     types: Types
     computed_shapes: int
     opset: int
     bodies: int
+    nodes: frozenset[str]
 
 
 def infer_shapes(model: onnx.ModelProto) -> dict[str, Shape]:
@@ -156,8 +158,21 @@ def types_of(graph: gs.Graph, *, distinct: bool = True) -> Mapping[str, TensorTy
             return known.types
     types = _infer_all(graph, distinct=True)
     if isinstance(graph, OpenGraph):
-        graph.known = Known(types, computed, graph.opset, len(graphs))
+        graph.known = Known(types, computed, graph.opset, len(graphs), _outputs_of(graph))
     return types
+
+
+def forget_types(graph: gs.Graph) -> bool:
+    """Forget what is remembered of a graph if inferring all anew may tell more; return whether it was forgotten."""
+    known = graph.known if isinstance(graph, OpenGraph) else None
+    if known is None or known.nodes == _outputs_of(graph) or _is_complete(walk(graph), known.types):
+        return False
+    graph.known = None
+    return True
+
+
+def _outputs_of(graph: gs.Graph) -> frozenset[str]:
+    return frozenset(tensor.name for node in graph.nodes for tensor in node.outputs)
 
 
 def _computed_shapes(graph: gs.Graph) -> int:

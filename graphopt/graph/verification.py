@@ -21,14 +21,17 @@ def verify(model: onnx.ModelProto) -> None:
 
     Models above 100 MB are checked without their weights, which the checker would only copy. A declared shape of an
     intermediate tensor or of an output that contradicts inference is not held against the model: exporters get them
-    wrong, and runtimes only warn.
+    wrong, and runtimes only warn. Neither is a missing one, with which the checker will not have inputs and outputs.
 
     Raises:
         ModelError: the model is not valid; the message names the offending node where onnx tells.
     """
     checked = model if _weight_bytes(model) <= _WHOLE_BYTES else without_weights(import_graph(model))
+    unranked = [info for info in (*model.graph.input, *model.graph.output) if _is_unranked(info)]
     try:
-        onnx.checker.check_model(checked, full_check=True)
+        onnx.checker.check_model(_ranked(checked) if unranked else checked, full_check=not unranked)
+        if unranked:
+            onnx.shape_inference.infer_shapes(checked, check_type=True, strict_mode=True, data_prop=True)
     except onnx.checker.ValidationError as error:
         raise ModelError(f"the model is not valid ONNX: {_reason(str(error))}{_offender(checked)}") from error
     except onnx.shape_inference.InferenceError as error:
@@ -38,6 +41,20 @@ def verify(model: onnx.ModelProto) -> None:
             onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=True, data_prop=True)
         except onnx.shape_inference.InferenceError:
             raise ModelError(f"the model is not valid ONNX: {_reason(str(error))}") from error
+
+
+def _is_unranked(info: onnx.ValueInfoProto) -> bool:
+    return info.type.HasField("tensor_type") and not info.type.tensor_type.HasField("shape")
+
+
+def _ranked(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which inputs and outputs of unknown rank are declared as scalars: for all but shapes they will do."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for info in (*copy.graph.input, *copy.graph.output):
+        if _is_unranked(info):
+            info.type.tensor_type.shape.SetInParent()
+    return copy
 
 
 def _weight_bytes(model: onnx.ModelProto) -> int:
