@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks import exact_report
+
 HERE = Path(__file__).parent
 FOLDER = HERE / "results"
 HEADER = """# Benchmark results
 
-Written by `python -m benchmarks.int8` and `python -m benchmarks.calibration`; raw numbers in `results/`.
+Written by `python -m benchmarks.int8`, `.calibration`, `.exact` and `.scale`; raw numbers in `results/`.
 
 Ratios come from one process that runs the models in turns: one thread, batch 1, CPU time, all of ONNX Runtime's
 optimizations on for every model, the original included. Brackets are 95 % bootstrap intervals. *quantize_static* is
@@ -114,6 +116,10 @@ def markdown() -> str:
     if calibration:
         title = "## Cost of calibration: MobileNetV2 at 224, samples streamed\n\n"
         parts.append(title + calibration_table(calibration["runs"]) + "\n")
+    if exact := read("exact"):
+        parts.append(exact_report.table(exact))
+    if scale := read("scale"):
+        parts.append(exact_report.scale(scale))
     machines = {name: row["machine"] for name, row in int8.items()}
     if calibration:
         machines["calibration"] = calibration["machine"]
