@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 
 import onnx
@@ -182,15 +183,20 @@ def _computed(node: onnx.NodeProto, scope: Scope) -> list[str]:
     return [name for name in dict.fromkeys((*node.input, *node.output)) if name and name not in scope.constants]
 
 
+@cache
+def _storage(dtype: int) -> tuple[int, int]:
+    """How many elements of a data type share one unit of storage, and its bytes."""
+    per_byte = _PER_BYTE.get(onnx.TensorProto.DataType.Name(dtype))
+    return (per_byte, 1) if per_byte else (1, onnx.helper.tensor_dtype_to_np_dtype(dtype).itemsize)
+
+
 def _bytes(scope: Scope, name: str) -> int | None:
     shape, dtype = scope.shapes.get(name), scope.dtypes.get(name)
     if shape is None or None in shape or not dtype or dtype == onnx.TensorProto.STRING:
         return None
     elements = prod(size for size in shape if size is not None)
-    per_byte = _PER_BYTE.get(onnx.TensorProto.DataType.Name(dtype))
-    if per_byte:
-        return -(-elements // per_byte)
-    return elements * onnx.helper.tensor_dtype_to_np_dtype(dtype).itemsize
+    per_byte, itemsize = _storage(dtype)
+    return -(-elements // per_byte) * itemsize
 
 
 def _peak_bytes(scope: Scope, outputs: set[str]) -> int | None:

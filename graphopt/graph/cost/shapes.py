@@ -11,7 +11,7 @@ from collections import ChainMap
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import onnx
 import onnx.inliner
@@ -19,6 +19,7 @@ import onnx.inliner
 from graphopt.errors import UsageError
 from graphopt.graph.cost.sizes import SMALL, infer
 
+T = TypeVar("T")
 Shape: TypeAlias = tuple[int | None, ...]
 
 STANDARD_DOMAINS = ("", "ai.onnx")
@@ -102,11 +103,11 @@ def scopes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = 
         scope = Scope(
             nodes=tuple(graph.node),
             inner=outer is not None,
-            shapes=ChainMap(_declared_shapes(typed), outer.shapes if outer else {}),
-            dtypes=ChainMap(_declared_types(typed), outer.dtypes if outer else {}),
-            constants=ChainMap(_constants(graph) if outer else stored, outer.constants if outer else {}),
-            producers=ChainMap(
-                {name: node for node in graph.node for name in node.output}, outer.producers if outer else {}
+            shapes=_within(_declared_shapes(typed), outer.shapes if outer else None),
+            dtypes=_within(_declared_types(typed), outer.dtypes if outer else None),
+            constants=_within(_constants(graph) if outer else stored, outer.constants if outer else None),
+            producers=_within(
+                {name: node for node in graph.node for name in node.output}, outer.producers if outer else None
             ),
         )
         for node in graph.node:
@@ -119,6 +120,11 @@ def scopes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = 
         bodies = zip(_bodies(graph), _bodies(typed), strict=True)
         pending.extend((body, typed_body, scope) for body, typed_body in bodies)
     return result
+
+
+def _within(own: dict[str, T], outer: MutableMapping[str, T] | None) -> MutableMapping[str, T]:
+    """What a graph holds, with what the graphs around it hold behind; a plain dict, which is fast, where none is."""
+    return own if outer is None else ChainMap(own, outer)
 
 
 def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
