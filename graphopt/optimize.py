@@ -47,6 +47,7 @@ def optimize(
     skip: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
     input_shapes: Shapes | None = None,
+    fix_shapes: bool = False,
     providers: Sequence[str] | None = None,
     threads: int = 1,
     seed: int = 0,
@@ -75,6 +76,7 @@ def optimize(
         skip: names of passes to leave out.
         options: ``"pass.key"`` -> value; texts are converted.
         input_shapes: input name -> shape, for dynamic inputs.
+        fix_shapes: write these shapes into the model, which then accepts no others, so that more folds.
         providers: ONNX Runtime's execution providers; by default the target's.
         threads: intra-op threads that latency is judged at.
         seed: of everything random.
@@ -104,6 +106,8 @@ def optimize(
     from graphopt.validation import Gates, check_metric
 
     profile = load_target(target)
+    if fix_shapes:
+        passes, options = _with_fixed_shapes(profile, passes, options, input_shapes)
     chosen = _chosen(profile, passes, skip, options)
     if isinstance(metric, str):
         check_metric(metric)
@@ -212,6 +216,22 @@ def run(
             if is_approximate(one):
                 proto = run_ungated(one, proto, context)
     return proto
+
+
+def _with_fixed_shapes(
+    profile: Target,
+    passes: Sequence[str | Pass] | None,
+    options: Mapping[str, Any] | None,
+    shapes: Shapes | None,
+) -> tuple[Sequence[str | Pass], Mapping[str, Any]]:
+    """Passes and options that begin with fixing the shapes."""
+    from graphopt.passes.fix_shapes import FixShapes, as_text
+
+    if not shapes:
+        raise UsageError("fix_shapes fixes what input_shapes gives (--input-shape NAME:1,3,224,224), and there is none")
+    rest = [one for one in (profile.recipe if passes is None else passes) if one != FixShapes.name]
+    text = as_text({name: tuple(shape) for name, shape in shapes.items()})
+    return [FixShapes.name, *rest], {**(options or {}), f"{FixShapes.name}.inputs": text}
 
 
 def _chosen(

@@ -48,6 +48,7 @@ from graphopt.cli.terminal import Terminal
     help="Set an option of a pass; 'graphopt passes --json' lists them. Repeatable.",
 )
 @input_shape_option
+@click.option("--fix-shapes", is_flag=True, help="Write the shapes of --input-shape into the model: more folds.")
 @providers_option(None, "the target's")
 @threads_option
 @seed_option

@@ -26,7 +26,7 @@ from graphopt.graph.index import (
     variable,
 )
 from graphopt.graph.order import detach, reads_of, remove_unused, subgraphs_of, toposort, walk
-from graphopt.graph.shapes import TensorType, forget_types, infer_shapes, infer_types, types_of
+from graphopt.graph.shapes import TensorType, forget_types, infer_again, infer_shapes, infer_types, types_of
 from graphopt.graph.values import (
     Shape,
     dtype_of,
@@ -58,6 +58,7 @@ __all__ = [
     "export_part",
     "forget_types",
     "import_graph",
+    "infer_again",
     "infer_shapes",
     "infer_types",
     "is_constant",

@@ -171,6 +171,12 @@ def forget_types(graph: gs.Graph) -> bool:
     return True
 
 
+def infer_again(graph: gs.Graph) -> None:
+    """Forget all types of a graph, because an input's declaration changed."""
+    if isinstance(graph, OpenGraph):
+        graph.known = None
+
+
 def _outputs_of(graph: gs.Graph) -> frozenset[str]:
     return frozenset(tensor.name for node in graph.nodes for tensor in node.outputs)
 

@@ -4,6 +4,7 @@ from graphopt.passes.base import Pass
 from graphopt.passes.cancel_transposes import CancelTransposes
 from graphopt.passes.eliminate_common import EliminateCommon
 from graphopt.passes.eliminate_dead import EliminateDead
+from graphopt.passes.fix_shapes import FixShapes
 from graphopt.passes.fold_batchnorm import FoldBatchNorm
 from graphopt.passes.fold_constants import FoldConstants
 from graphopt.passes.fuse_activations import FuseActivations
@@ -21,6 +22,7 @@ PASSES: dict[str, type[Pass]] = {
     "cancel_transposes": CancelTransposes,
     "eliminate_common": EliminateCommon,
     "eliminate_dead": EliminateDead,
+    "fix_shapes": FixShapes,
     "fold_batchnorm": FoldBatchNorm,
     "fold_constants": FoldConstants,
     "fuse_activations": FuseActivations,
