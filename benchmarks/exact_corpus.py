@@ -140,7 +140,7 @@ def _filled(model: "onnx.ModelProto") -> "onnx.ModelProto":
         shape = tuple(shapes[node.input[0]].tolist())
         # Kernels keep the size of what passes through them, and the last matrix lets no class win by far; variances
         # are positive, as everything one-dimensional.
-        spread = (2.0 / np.prod(shape[1:])) ** 0.5 * (0.05 if len(shape) == 2 else 1.0)
+        spread = (2.0 / np.prod(shape[1:])) ** 0.5 * (0.05 if len(shape) == 2 else 0.6)
         values = rng.standard_normal(shape) * spread if len(shape) > 1 else rng.uniform(0.5, 1.5, shape)
         graph.initializer.append(onnx.numpy_helper.from_array(values.astype(np.float32), node.output[0]))
         graph.input.append(onnx.helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT, shape))
