@@ -7,18 +7,21 @@ axis 1. Mul, Add, Sub and Div by a constant that varies along at most one axis. 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import ml_dtypes
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphopt.graph import Index, values_of
+from graphopt.graph import Index, is_constant, values_of
 
 Vector: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
-FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
-_ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div"})
+FLOATS = frozenset(np.dtype(kind) for kind in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64))
+ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div"})
+_ZERO, _ONE = np.zeros(1), np.ones(1)
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,16 @@ class Affine:
     def channels(self) -> int:
         """Number of channels, 1 where all are treated alike."""
         return max(self.scale.size, self.shift.size)
+
+    @property
+    def scales(self) -> bool:
+        """Whether it multiplies by anything but 1."""
+        return bool((self.scale != 1).any())
+
+    @property
+    def shifts(self) -> bool:
+        """Whether it adds anything but 0."""
+        return bool(self.shift.any())
 
 
 @dataclass(frozen=True)
@@ -67,12 +80,22 @@ class Link:
         return bool(self.node.op == "BatchNormalization")
 
 
-def read_link(node: gs.Node, ranks: Mapping[int, int], index: Index) -> Link | str | None:
+def may_be_link(node: gs.Node) -> bool:
+    """Whether the node might be an affine map; quick, for a first look at all nodes."""
+    op = node.op
+    if op == "BatchNormalization":
+        return not node.domain
+    if op not in ELEMENTWISE or node.domain or len(node.inputs) != 2:
+        return False
+    return is_constant(node.inputs[0]) is not is_constant(node.inputs[1])
+
+
+def read_link(node: gs.Node, rank_of: Callable[[gs.Tensor], int | None], index: Index) -> Link | str | None:
     """Read a node as an affine map.
 
     Args:
         node: any node.
-        ranks: number of axes by ``id`` of a tensor, for those where it is known.
+        rank_of: number of axes of a tensor, None where it is not known.
         index: of the whole model.
 
     Returns:
@@ -81,14 +104,14 @@ def read_link(node: gs.Node, ranks: Mapping[int, int], index: Index) -> Link | s
     if node.domain:
         return None
     if node.op == "BatchNormalization":
-        return why_not_fixed(node, index) or _batchnorm(node)
-    if node.op in _ELEMENTWISE and len(node.inputs) == 2 and index.graph.opset >= 7:
-        return _elementwise(node, ranks)
+        return _batchnorm(node, index)
+    if node.op in ELEMENTWISE and len(node.inputs) == 2 and index.graph.opset >= 7:
+        return _elementwise(node, rank_of)
     return None
 
 
-def why_not_fixed(node: gs.Node, index: Index) -> str | None:
-    """Why a BatchNormalization is not a fixed affine map; None if it is one."""
+def _batchnorm(node: gs.Node, index: Index) -> Link | str:
+    """Read a BatchNormalization, or say why it is not a fixed affine map."""
     opset = index.graph.opset
     if node.attrs.get("training_mode", 0) or (opset < 7 and not node.attrs.get("is_test", 0)):
         return "it is in training mode"
@@ -97,20 +120,35 @@ def why_not_fixed(node: gs.Node, index: Index) -> str | None:
         return "its statistics outputs put it in training mode"
     if opset < 9 and not node.attrs.get("spatial", 1):
         return "it normalizes each element by its own statistics (spatial=0)"
-    sizes = set()
-    for name, tensor in zip(("scale", "bias", "mean", "variance"), node.inputs[1:5], strict=True):
-        values = values_of(tensor)
+    arrays = []
+    for slot, name in enumerate(("scale", "bias", "mean", "variance"), 1):
+        values = values_of(node.inputs[slot])
         if values is None:
-            return f"its {name} is {why_unknown(tensor, index)}"
-        if values.dtype.name not in FLOATS or values.ndim != 1:
+            return f"its {name} is {why_unknown(node.inputs[slot], index)}"
+        if values.ndim != 1 or values.dtype not in FLOATS:
             return f"its {name} is no vector of floats"
-        sizes.add(values.size)
-    if len(sizes) > 1:
-        return "its parameters differ in length"
-    affine = _batchnorm(node).affine
-    if not (np.isfinite(affine.scale).all() and np.isfinite(affine.shift).all()):
+        if arrays and values.size != arrays[0].size:
+            return "its parameters differ in length"
+        arrays.append(values)
+    gain, bias, mean, variance = (values.astype(np.float64) for values in arrays)
+    with np.errstate(all="ignore"):
+        variance += float(node.attrs.get("epsilon", 1e-5))
+        gain /= np.sqrt(variance, variance)
+        bias -= np.multiply(mean, gain, mean)
+    if not all_finite(gain, bias):
         return "its parameters give infinite or undefined factors"
-    return None
+    return Link(node, 0, Affine(gain, bias), 1, arrays[0].dtype)
+
+
+def all_finite(*arrays: np.ndarray[Any, Any]) -> bool:
+    """Whether no element is infinite or undefined; a finite sum proves it in one sweep."""
+    for given in arrays:
+        values = given if given.dtype.kind == "f" else given.astype(np.float64)
+        with np.errstate(all="ignore"):
+            proven = math.isfinite(values.sum())
+        if not proven and not np.isfinite(values).all():
+            return False
+    return True
 
 
 def why_unknown(tensor: gs.Tensor, index: Index) -> str:
@@ -121,25 +159,15 @@ def why_unknown(tensor: gs.Tensor, index: Index) -> str:
     return "a graph input" if any(given is tensor for given in inputs) else "computed"
 
 
-def _batchnorm(node: gs.Node) -> Link:
-    arrays = [values_of(tensor) for tensor in node.inputs[1:5]]
-    gain, bias, mean, variance = (np.asarray(array).astype(np.float64) for array in arrays)
-    with np.errstate(all="ignore"):  # The caller checks for infinities.
-        scale = gain / np.sqrt(variance + float(node.attrs.get("epsilon", 1e-5)))
-        shift = bias - mean * scale
-    return Link(node, 0, Affine(scale, shift), 1, np.asarray(arrays[0]).dtype)
-
-
-def _elementwise(node: gs.Node, ranks: Mapping[int, int]) -> Link | None:
-    values = [values_of(tensor) for tensor in node.inputs]
-    known = [slot for slot in (0, 1) if values[slot] is not None]
+def _elementwise(node: gs.Node, rank_of: Callable[[gs.Tensor], int | None]) -> Link | None:
+    known = [slot for slot in (0, 1) if is_constant(node.inputs[slot])]
     if len(known) != 1 or (node.op == "Div" and known == [0]):
         return None
-    constant = np.asarray(values[known[0]])
-    if constant.dtype.name not in FLOATS or not constant.size:
+    constant = values_of(node.inputs[known[0]])
+    if constant is None or constant.dtype not in FLOATS or not constant.size:
         return None
     # Without the rank of x, a constant with axes of its own might add axes to it.
-    rank = ranks.get(id(node.inputs[1 - known[0]]))
+    rank = rank_of(node.inputs[1 - known[0]]) if constant.ndim else None
     if constant.ndim and (rank is None or constant.ndim > rank):
         return None
     long_axes = [axis for axis, size in enumerate(constant.shape) if size != 1]
@@ -147,21 +175,20 @@ def _elementwise(node: gs.Node, ranks: Mapping[int, int]) -> Link | None:
         return None
     axis = None if not long_axes or rank is None else rank - constant.ndim + long_axes[0]
     affine = _as_affine(node.op, constant.astype(np.float64).ravel(), constant_first=known == [0])
-    if not (np.isfinite(affine.scale).all() and np.isfinite(affine.shift).all()):
+    if not all_finite(affine.scale, affine.shift):
         return None
     return Link(node, 1 - known[0], affine, axis, constant.dtype)
 
 
 def _as_affine(op: str, constant: Vector, *, constant_first: bool) -> Affine:
-    zero, one = np.zeros(1), np.ones(1)
     if op == "Add":
-        return Affine(one, constant)
+        return Affine(_ONE, constant)
     if op == "Mul":
-        return Affine(constant, zero)
+        return Affine(constant, _ZERO)
     if op == "Div":
         with np.errstate(divide="ignore"):  # The caller checks for infinities.
-            return Affine(1.0 / constant, zero)
-    return Affine(-one, constant) if constant_first else Affine(one, -constant)
+            return Affine(1.0 / constant, _ZERO)
+    return Affine(-_ONE, constant) if constant_first else Affine(_ONE, -constant)
 
 
 def compose(links: Sequence[Link]) -> Affine:

@@ -9,6 +9,7 @@ transposed convolution, unless ``b`` is 0. Computed in float64, cast back once.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.graph import Index, constant, is_op, set_input, values_of
-from graphopt.passes.affine import FLOATS, Affine, Vector, why_unknown
+from graphopt.passes.affine import FLOATS, Affine, Vector, all_finite, why_unknown
 
 LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -32,6 +33,7 @@ class Linear:
         groups: number of groups.
         outputs_first: whether the weights' axes are outputs, inputs (else inputs, outputs) within a group.
         gain: Gemm's alpha, which multiplies what the weights give; else 1.
+        view_shape: shape of the weights with groups and kernel axes apart.
     """
 
     node: gs.Node
@@ -40,12 +42,7 @@ class Linear:
     groups: int
     outputs_first: bool
     gain: float
-
-    @property
-    def view_shape(self) -> tuple[int, int, int, int]:
-        """Shape of the weights with groups and kernel axes apart."""
-        first, second = self.weights.shape[:2]
-        return self.groups, first // self.groups, second, int(np.prod(self.weights.shape[2:]))
+    view_shape: tuple[int, int, int, int]
 
     @property
     def outputs(self) -> int:
@@ -60,43 +57,52 @@ class Linear:
     @property
     def label(self) -> str:
         """Operator and name for messages."""
-        return f"{self.node.op} '{self.node.name or self.node.outputs[0].name}'"
+        return label_of(self.node)
 
 
 @dataclass(frozen=True)
 class Folded:
-    """New parameters of a linear node: weights (None: as they are) in float64, and bias (None: none)."""
+    """New parameters of a linear node, in its dtype: weights (None: as they are) and bias (None: none, or as it is)."""
 
-    weights: np.ndarray[Any, np.dtype[np.float64]] | None
-    bias: Vector | None
+    weights: np.ndarray[Any, Any] | None
+    bias: np.ndarray[Any, Any] | None
+
+
+def label_of(node: gs.Node) -> str:
+    """Operator and name of a node for messages."""
+    return f"{node.op} '{node.name or node.outputs[0].name}'"
 
 
 def read_linear(node: gs.Node | None, index: Index) -> Linear | str | None:
     """Read a node as linear with constant weights; else why it is not, or None for any other operator."""
-    if node is None or not is_op(node, *LINEAR):
+    if node is None or not is_op(node, *LINEAR) or len(node.inputs) < 2:
         return None
-    label = f"{node.op} '{node.name or node.outputs[0].name}'"
-    if node.op == "Gemm" and (index.graph.opset < 7 or node.attrs.get("transA", 0)):
-        return f"{label} reads its input transposed, or broadcasts as it did before opset 7"
+    op, attrs = node.op, node.attrs
+    if op == "Gemm" and (index.graph.opset < 7 or attrs.get("transA", 0)):
+        return f"{label_of(node)} reads its input transposed, or broadcasts as it did before opset 7"
     weights = values_of(node.inputs[1])
     if weights is None:
-        return f"the weights of {label} are {why_unknown(node.inputs[1], index)}"
-    if weights.dtype.name not in FLOATS or weights.ndim < 2 or not weights.size:
-        return f"the weights of {label} are no matrix of floats"
-    if node.op == "MatMul" and weights.ndim != 2:
-        return f"the weights of {label} differ over the batch"
+        return f"the weights of {label_of(node)} are {why_unknown(node.inputs[1], index)}"
+    if weights.dtype not in FLOATS or weights.ndim < 2 or not weights.size:
+        return f"the weights of {label_of(node)} are no matrix of floats"
+    if op == "MatMul" and weights.ndim != 2:
+        return f"the weights of {label_of(node)} differ over the batch"
     bias: Vector | None = None
     if len(node.inputs) > 2 and not node.inputs[2].is_empty():
         stored = values_of(node.inputs[2])
         if stored is None:
-            return f"the bias of {label} is {why_unknown(node.inputs[2], index)}"
-        if any(size != 1 for size in stored.shape[:-1]):
-            return f"the bias of {label} differs from row to row"
-        bias = stored.astype(np.float64).ravel() * (node.attrs.get("beta", 1.0) if node.op == "Gemm" else 1.0)
-    outputs_first = node.op == "Conv" or (node.op == "Gemm" and bool(node.attrs.get("transB", 0)))
-    groups = int(node.attrs.get("group", 1)) if node.op in {"Conv", "ConvTranspose"} else 1
-    gain = float(node.attrs.get("alpha", 1.0)) if node.op == "Gemm" else 1.0
-    return Linear(node, weights, bias, groups, outputs_first, gain)
+            return f"the bias of {label_of(node)} is {why_unknown(node.inputs[2], index)}"
+        if stored.ndim > 1 and any(size != 1 for size in stored.shape[:-1]):
+            return f"the bias of {label_of(node)} differs from row to row"
+        bias = stored.astype(np.float64).ravel()
+        if op == "Gemm":
+            bias = bias * attrs.get("beta", 1.0)
+    outputs_first = op == "Conv" or (op == "Gemm" and bool(attrs.get("transB", 0)))
+    groups = int(attrs.get("group", 1)) if op in {"Conv", "ConvTranspose"} else 1
+    gain = float(attrs.get("alpha", 1.0)) if op == "Gemm" else 1.0
+    first, second = weights.shape[:2]
+    view = (groups, first // groups, second, math.prod(weights.shape[2:]))
+    return Linear(node, weights, bias, groups, outputs_first, gain, view)
 
 
 def why_not_into_inputs(linear: Linear, shift: Vector) -> str | None:
@@ -105,68 +111,71 @@ def why_not_into_inputs(linear: Linear, shift: Vector) -> str | None:
         return None
     if linear.node.op == "ConvTranspose":
         return f"{linear.label} reads it, whose outputs see different parts of the kernel, and it shifts its input"
-    if linear.node.op == "Conv" and _pads(linear):
+    if linear.node.op == "Conv" and pads_with_zeros(linear.node, linear.weights.shape[2:]):
         return f"{linear.label} reads it and pads with zeros, which must not be shifted"
     return None
 
 
-def _pads(linear: Linear) -> bool:
-    mode = linear.node.attrs.get("auto_pad", "NOTSET")
+def pads_with_zeros(node: gs.Node, kernel: tuple[int, ...]) -> bool:
+    """Whether a convolution may read beyond its input."""
+    mode = node.attrs.get("auto_pad", "NOTSET")
     if mode in {"SAME_UPPER", "SAME_LOWER"}:
-        return any(size != 1 for size in linear.weights.shape[2:])
-    return mode != "VALID" and any(linear.node.attrs.get("pads", []))
+        return any(size != 1 for size in kernel)
+    return mode != "VALID" and any(node.attrs.get("pads", []))
 
 
-def into_outputs(linear: Linear, affine: Affine) -> Folded:
-    """Parameters of ``affine(linear(x))``."""
-    scale = np.broadcast_to(affine.scale, (linear.outputs,))
-    weights = None if (scale == 1).all() else _times(linear, outputs=scale)
-    bias = affine.shift if linear.bias is None else linear.bias * affine.scale + affine.shift
-    return Folded(weights, _bias(linear, bias))
+def into_outputs(linear: Linear, affine: Affine) -> Folded | str:
+    """Parameters of ``affine(linear(x))``; or why the dtype of the weights cannot hold them."""
+    scaled = affine.scales
+    weights = _times(linear, affine.scale, outputs=True) if scaled else None
+    if linear.bias is None:
+        bias = affine.shift if affine.shifts else None
+    else:
+        bias = linear.bias * affine.scale + affine.shift
+    return _fit(linear, weights, bias)
 
 
-def into_inputs(linear: Linear, affine: Affine) -> Folded:
-    """Parameters of ``linear(affine(x))``."""
-    scale = np.broadcast_to(affine.scale, (linear.inputs,))
-    shift = np.broadcast_to(affine.shift, (linear.inputs,))
-    weights = None if (scale == 1).all() else _times(linear, inputs=scale)
-    shifted = _times(linear, inputs=shift).reshape(linear.view_shape)
-    moved = linear.gain * shifted.sum(axis=(2, 3) if linear.outputs_first else (1, 3)).reshape(-1)
-    return Folded(weights, _bias(linear, moved if linear.bias is None else linear.bias + moved))
+def into_inputs(linear: Linear, affine: Affine) -> Folded | str:
+    """Parameters of ``linear(affine(x))``; or why the dtype of the weights cannot hold them."""
+    weights = _times(linear, affine.scale, outputs=False) if affine.scales else None
+    bias = linear.bias
+    if affine.shifts:
+        shifted = _times(linear, affine.shift, outputs=False).reshape(linear.view_shape)
+        moved = linear.gain * shifted.sum(axis=(2, 3) if linear.outputs_first else (1, 3)).reshape(-1)
+        bias = moved if bias is None else bias + moved
+    return _fit(linear, weights, bias)
 
 
-def _bias(linear: Linear, bias: Vector) -> Vector | None:
-    if linear.bias is None and not bias.any():
-        return None
-    return np.array(np.broadcast_to(bias, (linear.outputs,)))
-
-
-def _times(
-    linear: Linear, *, outputs: Vector | None = None, inputs: Vector | None = None
-) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _times(linear: Linear, factors: Vector, *, outputs: bool) -> Vector:
     """The weights times one factor an output or an input, in the shape they are stored in."""
-    view = linear.weights.astype(np.float64).reshape(linear.view_shape)
-    if outputs is not None:
-        view *= outputs.reshape((linear.groups, -1, 1, 1) if linear.outputs_first else (linear.groups, 1, -1, 1))
-    if inputs is not None:
-        view *= inputs.reshape((linear.groups, 1, -1, 1) if linear.outputs_first else (linear.groups, -1, 1, 1))
+    view: Vector = linear.weights.astype(np.float64)
+    if factors.size == 1:
+        view *= factors[0]
+        return view
+    view = view.reshape(linear.view_shape)
+    first = outputs == linear.outputs_first
+    view *= factors.reshape((linear.groups, -1, 1, 1) if first else (linear.groups, 1, -1, 1))
     return view.reshape(linear.weights.shape)
 
 
-def why_not_representable(linear: Linear, folded: Folded) -> str | None:
-    """Why the new parameters cannot be stored in the dtype of the old; None if they can."""
-    for values in (folded.weights, folded.bias):
-        if values is not None and not np.isfinite(_cast(values, linear.weights.dtype).astype(np.float64)).all():
-            return f"the folded parameters of {linear.label} do not fit {linear.weights.dtype.name}"
-    return None
+def _fit(linear: Linear, weights: Vector | None, bias: Vector | None) -> Folded | str:
+    dtype = linear.weights.dtype
+    if bias is not None and bias.size != linear.outputs:
+        bias = np.broadcast_to(bias, (linear.outputs,))
+    with np.errstate(over="ignore"):  # The infinities are looked for.
+        fitted = Folded(
+            None if weights is None else weights.astype(dtype), None if bias is None else bias.astype(dtype)
+        )
+    if not all_finite(*(values for values in (fitted.weights, fitted.bias) if values is not None)):
+        return f"the folded parameters of {linear.label} do not fit {dtype.name}"
+    return fitted
 
 
 def write_linear(index: Index, linear: Linear, folded: Folded) -> None:
     """Give the node its new parameters, as constants of its own; a MatMul that needs a bias becomes a Gemm."""
     node = linear.node
     if folded.weights is not None:
-        values = _cast(folded.weights, linear.weights.dtype)
-        set_input(index, node, 1, constant(index, node.inputs[1].name, values))
+        set_input(index, node, 1, constant(index, node.inputs[1].name, folded.weights))
     if folded.bias is None:
         return
     if node.op == "MatMul":
@@ -175,9 +184,4 @@ def write_linear(index: Index, linear: Linear, folded: Folded) -> None:
         node.attrs["beta"] = 1.0
     old = node.inputs[2].name if len(node.inputs) > 2 else ""
     name = old or f"{node.name or node.outputs[0].name}_bias"
-    set_input(index, node, 2, constant(index, name, _cast(folded.bias, linear.weights.dtype)))
-
-
-def _cast(values: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-    with np.errstate(over="ignore"):  # why_not_representable looks for the infinities.
-        return values.astype(dtype)
+    set_input(index, node, 2, constant(index, name, folded.bias))

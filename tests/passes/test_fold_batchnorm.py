@@ -171,11 +171,6 @@ AFTER_CONV = "c = Conv(x, w)  y = Mul(c, k)"
             POINTWISE.format(c=4, m=4, k="[4,1,6]", out="[N,4,6,6]", body=AFTER_CONV), id="varies along two axes"
         ),
         pytest.param(
-            """g (float[N,4,2,6] x) => (float[N,4,2,6] y) <float[4,1,6] k, float m> {
-              r = Relu(x)  s = Mul(r, k)  y = Mul(s, m) }""",
-            id="varies along two axes in a row",
-        ),
-        pytest.param(
             """g (float[2,3,4] x) => (float[2,3,4] y) <float[2,4,4] w, float[4] k> {
               m = MatMul(x, w)  y = Mul(m, k) }""",
             id="weights that differ over the batch",

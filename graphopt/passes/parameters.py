@@ -1,0 +1,119 @@
+"""Nodes with constant scale and bias, or weights, that take an affine map of their output up.
+
+Beside the linear nodes these are the normalizations: BatchNormalization, InstanceNormalization, GroupNormalization
+(from opset 21, one scale a channel), LayerNormalization over the last axis, RMSNormalization (a scale only).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphopt.graph import Index, constant, is_op, set_input, set_output, values_of
+from graphopt.passes.affine import FLOATS, Affine, all_finite, read_link
+from graphopt.passes.ledger import NODE_BYTES, growth_of
+from graphopt.passes.linear import LINEAR, Folded, Linear, into_outputs, read_linear, write_linear
+from graphopt.passes.ranks import Knowledge
+
+_ALONG_CHANNELS = frozenset({"BatchNormalization", "InstanceNormalization", "GroupNormalization"})
+_ALONG_LAST = frozenset({"LayerNormalization", "RMSNormalization"})
+
+
+def channel_axis(linear: Linear, rank: Callable[[], int | None]) -> int | None:
+    """The axis of a linear node's input and output channels; None where it is not known."""
+    if linear.node.op != "MatMul":
+        return 1
+    found = rank()
+    return None if found is None else found - 1
+
+
+def can_hold_bias(linear: Linear, folded: Folded, rank: Callable[[], int | None]) -> bool:
+    """Whether the node takes the bias itself: a MatMul only as a Gemm, which wants two axes."""
+    return folded.bias is None or linear.node.op != "MatMul" or rank() == 2
+
+
+def absorb_in_linear(
+    index: Index, known: Knowledge, node: gs.Node, affine: Affine, axis: int | None
+) -> Callable[[gs.Tensor], None] | None:
+    """How a linear node takes the map up without any node more; None where it does not."""
+    if not is_op(node, *LINEAR):
+        return None
+    linear = read_linear(node, index)
+    if not isinstance(linear, Linear) or affine.channels not in {1, linear.outputs}:
+        return None
+
+    def rank() -> int | None:
+        return known.rank(node.outputs[0])
+
+    if axis is not None and axis != channel_axis(linear, rank):
+        return None
+    folded = into_outputs(linear, affine)
+    if isinstance(folded, str) or not can_hold_bias(linear, folded, rank):
+        return None
+    if growth_of(node, ((1, folded.weights), (2, folded.bias))) > NODE_BYTES:
+        return None
+
+    def apply(target: gs.Tensor) -> None:
+        write_linear(index, linear, folded)
+        set_output(index, node, 0, target)
+
+    return apply
+
+
+def absorb_in_normalization(
+    index: Index, known: Knowledge, node: gs.Node, affine: Affine, axis: int | None
+) -> Callable[[gs.Tensor], None] | None:
+    """How a normalization takes the map up into its scale and bias; None where it does not."""
+    if node.op not in _ALONG_CHANNELS | _ALONG_LAST or node.domain or len(node.inputs) < 2:
+        return None
+    if node.op == "GroupNormalization" and index.graph.opset < 21:
+        return None
+    if node.op == "BatchNormalization" and not _is_fixed(node, known, index):
+        return None
+    scale = values_of(node.inputs[1])
+    has_bias = len(node.inputs) > 2 and not node.inputs[2].is_empty()
+    bias = values_of(node.inputs[2]) if has_bias else None
+    if scale is None or scale.ndim != 1 or scale.dtype not in FLOATS or affine.channels not in {1, scale.size}:
+        return None
+    if (has_bias and (bias is None or bias.dtype != scale.dtype or bias.shape != scale.shape)) or not _lies(
+        node, known, axis
+    ):
+        return None
+    shifts = affine.shifts
+    if node.op == "RMSNormalization" and shifts:
+        return None
+    with np.errstate(over="ignore"):  # The infinities are looked for.
+        new_scale = np.array(np.broadcast_to(scale.astype(np.float64) * affine.scale, scale.shape)).astype(scale.dtype)
+        new_bias = None
+        if has_bias or shifts:
+            old = np.zeros(scale.size) if bias is None else bias.astype(np.float64)
+            new_bias = np.asarray(old * affine.scale + affine.shift).astype(scale.dtype)
+    if not all_finite(new_scale, *(() if new_bias is None else (new_bias,))):
+        return None
+
+    def apply(target: gs.Tensor) -> None:
+        name = node.name or target.name
+        set_input(index, node, 1, constant(index, node.inputs[1].name or f"{name}_scale", new_scale))
+        if new_bias is not None:
+            prefix = node.inputs[2].name if has_bias else f"{name}_bias"
+            set_input(index, node, 2, constant(index, prefix, new_bias))
+        set_output(index, node, 0, target)
+
+    return apply
+
+
+def _is_fixed(node: gs.Node, known: Knowledge, index: Index) -> bool:
+    link = read_link(node, known.rank, index)
+    return link is not None and not isinstance(link, str)
+
+
+def _lies(node: gs.Node, known: Knowledge, axis: int | None) -> bool:
+    """Whether the vectors of the node lie along the axis."""
+    if node.op in _ALONG_CHANNELS:
+        return axis in {None, 1}
+    own = int(node.attrs.get("axis", -1))
+    rank = known.rank(node.inputs[0])
+    # Over several axes, a scale with one axis only would be stretched over the others.
+    return rank is not None and own in {-1, rank - 1} and axis in {None, rank - 1}
