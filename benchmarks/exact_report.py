@@ -8,12 +8,12 @@ Rows = Mapping[str, Mapping[str, Any]]
 # Group of models by the beginning of their names; what fits none came out of a wheel.
 GROUPS = {"light_": "light", "zoo_": "zoo", "ts_": "TorchScript", "dyn_": "dynamo"}
 OURS = "graphopt"
-NOTE = """Nodes are all but `Constant`, those of subgraphs included. *Right*: ONNX Runtime without its optimizations runs
-the result and every output is within 1e-4 of the original's largest value (float16: 2e-2; or thrice what ONNX Runtime's
-own optimizations change, where that is more), at two batch and image sizes where they are dynamic. *Left* is the
-geometric mean of nodes after over before; a model that a tool fails on, or gets wrong, counts as it was. *Faster* and
-*loads* are the original's CPU time over the result's, with all of ONNX Runtime's optimizations on, geometric means over
-right results: one thread, interleaved, batch 1.
+NOTE = """Nodes are all but `Constant`, those of subgraphs included. *Right*: ONNX Runtime without its optimizations
+runs the result and every output is within 1e-4 of the original's largest value (float16: 2e-2; or thrice what ONNX
+Runtime's own optimizations change, where that is more), at two batch and image sizes where they are dynamic. *Left* is
+the geometric mean of nodes after over before; a model that a tool fails on, or gets wrong, counts as it was. *Faster*
+and *loads* are the original's CPU time over the result's, with all of ONNX Runtime's optimizations on, geometric means
+over right results: one thread, interleaved, batch 1.
 """
 
 
