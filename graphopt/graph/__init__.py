@@ -27,6 +27,7 @@ from graphopt.graph.index import (
 )
 from graphopt.graph.order import detach, reads_of, remove_unused, subgraphs_of, toposort, walk
 from graphopt.graph.shapes import TensorType, forget_types, infer_again, infer_shapes, infer_types, types_of
+from graphopt.graph.spare import spare_bytes
 from graphopt.graph.values import (
     Shape,
     dtype_of,
@@ -74,6 +75,7 @@ __all__ = [
     "skeleton",
     "sole_consumer",
     "sole_producer",
+    "spare_bytes",
     "subgraphs_of",
     "take_over",
     "toposort",

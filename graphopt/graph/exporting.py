@@ -14,7 +14,8 @@ from graphopt.graph.importing import described
 from graphopt.graph.scopes import check_names, innermost_constants, owned_constants
 from graphopt.graph.values import StoredSparse, dtype_of, onnx_dtype, shape_of, size_of
 
-_SKELETON_BYTES = 4096
+# Constants above this size are left out of skeletons.
+LARGE_BYTES = 4096
 
 
 def export_graph(work: WorkGraph) -> onnx.ModelProto:
@@ -169,7 +170,7 @@ def _write_constant(
         sparse = proto.sparse_initializer.add()
         sparse.CopyFrom(constant._values.tensor)
         sparse.values.name = constant.name
-    elif elsewhere is None or size_of(constant) <= _SKELETON_BYTES:
+    elif elsewhere is None or size_of(constant) <= LARGE_BYTES:
         write_tensor(proto.initializer.add(), constant)
     else:
         info = onnx.ValueInfoProto()

@@ -9,6 +9,7 @@ version 4, where every initializer had to be listed as an input, initializers ar
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -67,6 +68,9 @@ def import_graph(model: onnx.ModelProto) -> WorkGraph:
     while pending:
         graph, proto, outer = pending.pop()
         pending.extend(_fill(graph, proto, outer, header))
+    root.header = header
+    with suppress(ValueError):  # protobuf measures nothing above 2 GB
+        root.file_bytes = model.ByteSize()
     return WorkGraph(root, header)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import onnx_graphsurgeon as gs
 
 if TYPE_CHECKING:
+    from graphopt.graph.header import Header
     from graphopt.graph.shapes import Known
 
 
@@ -15,6 +16,10 @@ class OpenGraph(gs.Graph):  # type: ignore[misc]
 
     Attributes:
         known: the types inferred so far; see ``graphopt.graph.shapes``.
+        header: everything of the model but its operators.
+        file_bytes: size of the model when it was opened; None above 2 GB.
     """
 
     known: Known | None = None
+    header: Header | None = None
+    file_bytes: int | None = None

@@ -29,6 +29,7 @@ from graphopt.graph import (
     shape_of,
     sole_consumer,
     sole_producer,
+    spare_bytes,
     take_over,
     toposort,
     values_of,
@@ -213,3 +214,15 @@ def test_ten_thousand_nodes_in_reverse_order_with_one_shared_weight() -> None:
     assert time.process_time() - start < 15
     assert len(result.graph.node) == 5_000
     verify(result)
+
+
+def test_spare_bytes_tell_how_far_a_model_has_shrunk() -> None:
+    proto = model("""g (float[N,4] x) => (float[N,2000] y) <float[4,2000] w, float[2000] b> {
+      m = MatMul(x, w)  y = Add(m, b) }""")
+    graph = import_graph(proto).gs
+    before = spare_bytes(graph)
+    assert abs(before) < 50, "reading and writing alone change the size by next to nothing"
+    index = Index(graph)
+    set_input(index, graph.nodes[1], 1, constant(index, "scalar", np.float32(1)))
+    index.finish()
+    assert 7900 < spare_bytes(graph) - before < 8100
