@@ -27,4 +27,4 @@ def spare_bytes(graph: gs.Graph) -> int:
         if isinstance(tensor, gs.Constant)
     }
     large = sum(size for size in weights.values() if size > LARGE_BYTES)
-    return graph.file_bytes - large - without_weights(WorkGraph(graph, graph.header)).ByteSize()
+    return int(graph.file_bytes - large - without_weights(WorkGraph(graph, graph.header)).ByteSize())
