@@ -26,7 +26,7 @@ class Net:
     name: str
     build: Callable[[], nn.Module]
     shape: tuple[int, ...] = (3, 224, 224)
-    dynamic: tuple[str, ...] = ("batch",)  # names of the leading axes that are dynamic, '' for a fixed one
+    dynamic: tuple[str, ...] = ("batch",)  # names of the leading axes that are, '' for one that is not; none: batch 1
     exporters: tuple[str, ...] = ("ts", "dyn")
 
 
@@ -146,7 +146,7 @@ NETS = (
         "ssdlite320_mobilenet_v3_large",
         lambda: torchvision.models.get_model("ssdlite320_mobilenet_v3_large", weights=None, weights_backbone=None),
         (3, 320, 320),
-        ("batch",),
+        (),
         ("ts",),
     ),
     _vision("resnet50"),
@@ -185,7 +185,7 @@ def fitted(net: Net) -> nn.Module:
 
 def export(net: Net, module: nn.Module, exporter: str, path: Path) -> None:
     """Write one model."""
-    sample = torch.rand(2, *net.shape)
+    sample = torch.rand(2 if net.dynamic else 1, *net.shape)
     axes = {axis: name for axis, name in enumerate(net.dynamic) if name}
     partial = path.with_suffix(".partial")
     with warnings.catch_warnings():
@@ -199,7 +199,7 @@ def export(net: Net, module: nn.Module, exporter: str, path: Path) -> None:
                 opset_version=OPSET,
                 input_names=["input"],
                 output_names=["output"],
-                dynamic_axes={"input": axes, "output": {0: "batch"}},
+                dynamic_axes={"input": axes, "output": {0: "batch"}} if axes else None,
                 # EVAL (the default) would fuse Conv and BatchNorm; PRESERVE of a net in inference mode keeps both.
                 training=torch.onnx.TrainingMode.PRESERVE,
                 do_constant_folding=False,
