@@ -56,29 +56,27 @@ class CancelTransposes:
         for each in with_any:
             counts["composed"] += compose_chains(_values(index, each))
             index.finish()
-            # Up to the first Transpose of a value, or down to the last; each settles what the other may open.
-            idle = 0
-            while idle < 2:
-                moved = _move(index, each, counts, upwards=idle == 1)
-                idle = 0 if moved else idle + 1
+            _settle(index, each, counts)
         counts["reshapes"] = reshape_instead(index, _knowledge(index))
         index.finish()
         return PassReport(counts["composed"] + counts["moved_nodes"] + counts["reshapes"], details=counts)
 
 
-def _move(index: Index, graph: gs.Graph, counts: dict[str, int], *, upwards: bool) -> bool:
-    """Make one decision for a graph and carry it out; return whether anything changed."""
+def _settle(index: Index, graph: gs.Graph, counts: dict[str, int]) -> None:
+    """Decide and carry out until nothing is left to gain in either direction."""
     values = _values(index, graph)
-    candidates = propose(values, [(value, _wanted(value, upwards)) for value in values.transposed()])
-    if not candidates.moves:
-        return False
-    chosen = choose(values, candidates)
-    if not chosen.moves:
-        return False
-    counts["moved_nodes"] += len(chosen.moves)
-    counts["cancelled"] += rewire(values, chosen)
-    index.finish()
-    return True
+    upwards, idle = False, 0
+    while idle < 2:
+        candidates = propose(values, [(value, _wanted(value, upwards)) for value in values.transposed()])
+        chosen = choose(values, candidates)
+        if chosen.moves:
+            counts["moved_nodes"] += len(chosen.moves)
+            counts["cancelled"] += rewire(values, chosen)
+            index.finish()
+            values = _values(index, graph)
+            idle = 0
+        else:
+            idle, upwards = idle + 1, not upwards
 
 
 def _wanted(value: Value, upwards: bool) -> Perm:

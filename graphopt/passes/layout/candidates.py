@@ -55,6 +55,8 @@ def propose(values: Values, seeds: Iterable[tuple[Value, Perm]]) -> Candidates:
                 reach(values.of(tensor), own)
 
     for seed, wanted in seeds:
+        before = len(found.moves)
+        fresh = id(seed.root) not in found.orders
         reach(seed, wanted)
         while pending:
             value, order = pending.popleft()
@@ -64,6 +66,9 @@ def propose(values: Values, seeds: Iterable[tuple[Value, Perm]]) -> Candidates:
             for use in value.uses:
                 if use.label != order:
                     ask(use.node, use.slot, between(use.label, order))
+        if fresh and len(found.moves) == before:
+            # Nothing follows it; another seed may have a use for it.
+            del found.orders[id(seed.root)]
     for key, (node, move) in list(found.moves.items()):
         if not _fits(values, found, node, move):
             del found.moves[key]

@@ -11,14 +11,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import onnx
 
+from graphopt.graph import Shape
 from graphopt.passes.layout.candidates import Candidates
 from graphopt.passes.layout.mincut import Network
 from graphopt.passes.layout.moves import Knowledge
-from graphopt.passes.layout.permutations import Perm, between, without
+from graphopt.passes.layout.permutations import Perm, between, is_identity, without
 from graphopt.passes.layout.rules import ELEMENTWISE
 from graphopt.passes.layout.values import LINEAR, Use, Value, Values
 
@@ -51,42 +53,48 @@ class Prices:
 
     def __init__(self, known: Knowledge) -> None:
         self._known = known
+        self._seen: dict[int, tuple[Value, Shape | None, float, int]] = {}
 
     def of(self, value: Value, start: Perm, end: Perm) -> float:
         """Cost of the Transpose from one order to another."""
-        return self.bytes_of(value, between(start, end), start) + _OVERHEAD + self._beside(value, start, end)
+        beside = int(any(use.label == end and use.node.op in LINEAR for use in value.uses[:_LOOKED_AT]))
+        if start == value.plain and value.producer is not None and value.producer.op in LINEAR:
+            beside += 1
+        cost = self.bytes_of(value, start, end) + _OVERHEAD + _BESIDE_LINEAR * beside
+        return cost + _BESIDE_ARITHMETIC * self._look(value)[3]
 
-    def bytes_of(self, value: Value, perm: Perm, start: Perm) -> float:
+    def bytes_of(self, value: Value, start: Perm, end: Perm) -> float:
         """Bytes that a Transpose moves; none where only axes of size 1 change places."""
-        shape = self._known.shape(value.root)
-        if shape is None:
-            return float(4 * _UNKNOWN**value.rank)
-        if only_moves_ones(perm, tuple(shape[axis] for axis in start)):
-            return 0.0
-        sizes = [size if isinstance(size, int) else _UNKNOWN for size in shape]
-        return float(math.prod(sizes) * self._itemsize(value))
+        _, shape, size, _ = self._look(value)
+        if shape is not None and 1 in shape:
+            return 0.0 if only_moves_ones(between(start, end), tuple(shape[axis] for axis in start)) else size
+        return size
 
-    def _beside(self, value: Value, start: Perm, end: Perm) -> float:
-        uses = value.uses[:_LOOKED_AT]
-        writer = value.producer.op if value.producer is not None else ""
-        linear = (start == value.plain and writer in LINEAR) + any(
-            use.label == end and use.node.op in LINEAR for use in uses
-        )
-        arithmetic = (writer in ELEMENTWISE) + any(use.node.op in ELEMENTWISE for use in uses)
-        return _BESIDE_LINEAR * linear + _BESIDE_ARITHMETIC * arithmetic
-
-    def _itemsize(self, value: Value) -> int:
-        dtype = self._known.dtype(value.root)
-        try:
-            return int(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(dtype)).itemsize)
-        except KeyError:
-            return 4
+    def _look(self, value: Value) -> tuple[Value, Shape | None, float, int]:
+        """Shape, bytes, and on how many sides there is arithmetic."""
+        found = self._seen.get(id(value))
+        if found is None:
+            shape = self._known.shape(value.root)
+            sizes = [size if isinstance(size, int) else _UNKNOWN for size in shape or (None,) * value.rank]
+            arithmetic = int(any(use.node.op in ELEMENTWISE for use in value.uses[:_LOOKED_AT]))
+            arithmetic += value.producer is not None and value.producer.op in ELEMENTWISE
+            found = (value, shape, float(math.prod(sizes) * _itemsize(self._known.dtype(value.root))), arithmetic)
+            self._seen[id(value)] = found
+        return found
 
 
+@lru_cache(maxsize=64)
+def _itemsize(dtype: int) -> int:
+    try:
+        return int(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(dtype)).itemsize)
+    except KeyError:
+        return 4
+
+
+@lru_cache(maxsize=4096)
 def only_moves_ones(perm: Perm, shape: tuple[int | str | None, ...]) -> bool:
     """Whether all axes but those of size 1 keep their order."""
-    left = without(perm, [axis for axis, size in enumerate(shape) if size == 1])
-    return all(axis == place for place, axis in enumerate(left))
+    return 1 in shape and is_identity(without(perm, [axis for axis, size in enumerate(shape) if size == 1]))
 
 
 def choose(values: Values, candidates: Candidates) -> Candidates:
@@ -154,7 +162,7 @@ def _extra(values: Values, candidates: Candidates, key: int, prices: Prices) -> 
     total = Price(0, 0.0) if move.gather is None else Price(1, _OVERHEAD)
     value = values.of(node.inputs[0]) if move.penalty else None
     if value is not None:
-        total += Price(0, move.penalty * prices.bytes_of(value, value.plain[::-1], value.plain))
+        total += Price(0, move.penalty * prices.bytes_of(value, value.plain, value.plain[::-1]))
     return total
 
 

@@ -1,18 +1,24 @@
-"""Permutations of axes, as Transpose has them: ``perm[i]`` is the old axis that becomes axis ``i``."""
+"""Permutations of axes, as Transpose has them: ``perm[i]`` is the old axis that becomes axis ``i``.
+
+A graph has few different ones and asks for them all the time, so answers are remembered.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import TypeAlias
 
 Perm: TypeAlias = tuple[int, ...]
 
 
+@lru_cache(maxsize=4096)
 def identity(rank: int) -> Perm:
     """The permutation that changes nothing."""
     return tuple(range(rank))
 
 
+@lru_cache(maxsize=4096)
 def is_identity(perm: Perm) -> bool:
     """Whether the permutation changes nothing."""
     return all(axis == place for place, axis in enumerate(perm))
@@ -23,11 +29,13 @@ def is_permutation(perm: Sequence[int]) -> bool:
     return sorted(perm) == list(range(len(perm)))
 
 
+@lru_cache(maxsize=4096)
 def compose(first: Perm, then: Perm) -> Perm:
     """The one permutation that does ``first``, then ``then``."""
     return tuple(first[axis] for axis in then)
 
 
+@lru_cache(maxsize=4096)
 def inverse(perm: Perm) -> Perm:
     """The permutation that undoes ``perm``: old axis ``a`` is at place ``inverse(perm)[a]``."""
     places = [0] * len(perm)
@@ -36,6 +44,7 @@ def inverse(perm: Perm) -> Perm:
     return tuple(places)
 
 
+@lru_cache(maxsize=4096)
 def between(start: Perm, end: Perm) -> Perm:
     """The permutation that leads from the order ``start`` to the order ``end``."""
     places = inverse(start)

@@ -14,7 +14,7 @@ from graphopt.passes.layout.permutations import Perm, compose, identity, is_perm
 LINEAR = frozenset({"Conv", "ConvTranspose"})
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Form:
     """A Transpose node and what it writes: the value in the order ``label`` of the root's axes."""
 
@@ -23,7 +23,7 @@ class Form:
     label: Perm
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Use:
     """An input of a node that is no Transpose, and the order in which it reads the value."""
 
@@ -41,6 +41,7 @@ class Value:
         rank: its number of axes.
         producer: the node of this graph that writes it; None for inputs and what comes from an outer graph.
         forms: its Transposes in this graph, each after the one it reads.
+        plain: the order of the root.
         uses: readers in this graph.
         pinned: ids of forms (or the root) that must stay: outputs, and what subgraphs read.
         pinned_labels: their orders.
@@ -50,14 +51,10 @@ class Value:
     rank: int
     producer: gs.Node | None
     forms: list[Form]
+    plain: Perm
     uses: list[Use] = field(default_factory=list)
     pinned: set[int] = field(default_factory=set)
     pinned_labels: set[Perm] = field(default_factory=set)
-
-    @property
-    def plain(self) -> Perm:
-        """The order of the root."""
-        return identity(self.rank)
 
 
 class Values:
@@ -71,6 +68,7 @@ class Values:
         self._found: dict[int, Value | None] = {}
         self._roots: list[gs.Tensor] = []
         self._inputs = {id(tensor) for tensor in graph.inputs}
+        self._here = {id(node) for node in graph.nodes}
         for node in graph.nodes:
             perm = order_of(node, known)
             if perm is None:
@@ -114,20 +112,21 @@ class Values:
             return None
         producer = sole_producer(root)
         inside = id(root) in self._inputs
-        if producer is not None and self.index.home(producer) is self.graph:
+        if producer is not None and id(producer) in self._here:
             inside = True
         else:
             producer = None
-        value = Value(root, rank, producer, forms)
+        value = Value(root, rank, producer, forms, identity(rank))
         for tensor, label in [(root, value.plain), *((form.tensor, form.label) for form in forms)]:
             if self.index.is_output(tensor):
                 _pin(value, tensor, label)
-            for node in consumers(tensor):
+            for node in tensor.outputs if len(tensor.outputs) < 2 else consumers(tensor):
                 if id(node) in self._nodes:
                     continue
-                if self.index.home(node) is self.graph:
-                    slots = [slot for slot, read in enumerate(node.inputs) if read is tensor]
-                    value.uses.extend(Use(node, slot, label) for slot in slots)
+                if id(node) in self._here:
+                    for slot, read in enumerate(node.inputs):
+                        if read is tensor:
+                            value.uses.append(Use(node, slot, label))
                 elif inside or tensor is not root:
                     _pin(value, tensor, label)
         return value
