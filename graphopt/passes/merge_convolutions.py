@@ -1,4 +1,22 @@
-"""Merge parallel and consecutive convolutions into one."""
+"""Merge parallel and consecutive convolutions into one.
+
+    x -> Conv 3x3 -> Add -> Add          x -> Conv 3x3
+    x -> Conv 1x1 ----^      ^
+    x -> BatchNormalization -'
+
+1. *Branches* (``branches``): what is added up of one tensor, each branch a Conv (or Gemm, MatMul) with constant
+   weights, a BatchNormalization or arithmetic by constants, or the tensor itself. Strides must be equal, and outputs
+   equal in size whatever the input; then the kernels are added up at their offsets (``kernels`` has the proof).
+2. *Chains*: a Conv read by another only, one of the two with one tap (1x1, no padding), and likewise Gemm and MatMul.
+   Where the first is the one with one tap, its bias must not meet the zero padding of the second.
+
+Both only where the result takes no more multiplications and no more bytes than the parts. Sums and products are
+computed in float64 and cast once. Normalizations between are ``fold_batchnorm``'s to fold first.
+
+Left alone: computed weights, values that are outputs of the graph or have other readers, paddings that depend on the
+size (SAME with a stride), results that the dtype cannot hold, weights that other nodes read where a copy costs more
+than the nodes save.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +25,15 @@ from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
+from graphopt.graph import Index, set_input, sole_consumer, sole_producer, walk
 from graphopt.passes.base import Context, PassReport
+from graphopt.passes.branches import is_sum, merge_branches
+from graphopt.passes.kernel_nodes import fitted, pays_in_bytes, write_kernel
+from graphopt.passes.kernels import chained, read_kernel
+from graphopt.passes.ledger import Ledger
+from graphopt.passes.ranks import Knowledge
+
+_LINEAR = ("Conv", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True)
@@ -20,4 +46,68 @@ class MergeConvolutions:
 
     def apply(self, graph: gs.Graph, context: Context) -> PassReport:
         """Edit ``graph`` in place."""
-        return PassReport(changes=0)
+        everything = [node for home in walk(graph) for node in home.nodes]
+        sums = [node for node in everything if node.op in {"Add", "Sum"} and _may_merge(node)]
+        seconds = [node for node in everything if node.op in _LINEAR and _follows(node)]
+        counts = {"branches": 0, "chains": 0}
+        if not sums and not seconds:
+            return PassReport(changes=0)
+        index, known, ledger = Index(graph), Knowledge(graph), Ledger()
+        known.index = index
+        for node in seconds:
+            counts["chains"] += _merge_chain(index, node, known, ledger)
+        for node in sums:
+            if not index.is_dropped(node):
+                counts["branches"] += merge_branches(index, node, known, ledger)
+        index.finish()
+        return PassReport(sum(counts.values()), details=counts | {"growth_bytes": ledger.growth})
+
+
+def _may_merge(node: gs.Node) -> bool:
+    """A first look: whether two operands might come of one tensor, or are sums themselves."""
+    if not is_sum(node):
+        return False
+    seen: set[int] = set()
+    for tensor in node.inputs:
+        own = {id(tensor)}
+        if len(tensor.inputs) == 1:
+            before = tensor.inputs[0]
+            if before.op in {"Add", "Sum"}:
+                return True
+            own.update(id(given) for given in before.inputs)
+        if not seen.isdisjoint(own):
+            return True
+        seen |= own
+    return False
+
+
+def _follows(node: gs.Node) -> bool:
+    """A first look: whether the node is the only reader of another linear node."""
+    if not node.inputs or len(node.inputs[0].inputs) != 1 or len(node.inputs[0].outputs) != 1:
+        return False
+    return node.inputs[0].inputs[0].op in _LINEAR
+
+
+def _merge_chain(index: Index, node: gs.Node, known: Knowledge, ledger: Ledger) -> int:
+    """Merge a node with the one before it into it; return how many nodes went."""
+    if index.is_dropped(node) or sole_consumer(index, node.inputs[0]) is not node:
+        return 0
+    before = sole_producer(node.inputs[0])
+    if before is None or (before.op == "Conv") is not (node.op == "Conv"):
+        return 0
+    first, second = read_kernel(before, index), read_kernel(node, index)
+    if first is None or second is None or first[0].weights.dtype != second[0].weights.dtype:
+        return 0
+    kernel = chained(first[1], second[1])
+    if kernel is None:
+        return 0
+    # Of a Gemm and a MatMul, the input of either tells that it is a matrix.
+    is_matrix = "Gemm" in {before.op, node.op} or known.rank(before.inputs[0]) == 2
+    folded = fitted(second[0], kernel, is_matrix=is_matrix)
+    if folded is None or not pays_in_bytes(ledger, folded, [before, node], 1):
+        return 0
+    source = before.inputs[0]
+    index.drop([before])
+    set_input(index, node, 0, source)
+    write_kernel(index, second[0], kernel, folded)
+    return 1
