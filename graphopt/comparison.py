@@ -10,6 +10,7 @@ from graphopt._version import __version__
 from graphopt.data import DataSource, open_data, random_feeds
 from graphopt.errors import UnsupportedModelError
 from graphopt.facts import model_facts
+from graphopt.graph.cost import Costs
 from graphopt.model import LoadedModel, ModelSource, read
 from graphopt.report.figures import readable_bytes, readable_count
 from graphopt.report.schema import ModelFacts, plain
@@ -124,7 +125,7 @@ def compare(
             model.proto,
             path=str(model.path) if model.path else None,
             written=(model.sha256, model.size),
-            shapes=input_shapes,
+            costs=Costs(input_shapes),
         )
         for model in (first, second)
     ]

@@ -40,17 +40,18 @@ class Outcome:
         report: changes and figures summed over the rounds; places left alone as of the last.
         seconds: time spent in it.
         failure: why the pass was left out; empty where it was not.
-        before: the model when the pass had run for the first time, if a snapshot was asked for and it changed anything.
+        observed: what ``observe`` made of the model after the first round in which the pass changed anything.
     """
 
     name: str
     report: PassReport
     seconds: float
     failure: str = ""
-    snapshot: onnx.ModelProto | None = None
+    observed: Any = None
 
 
 Check = Callable[[onnx.ModelProto, onnx.ModelProto], str | None]
+Observe = Callable[[onnx.ModelProto], Any] | None
 
 
 def run_exact(
@@ -59,7 +60,7 @@ def run_exact(
     context: Context,
     *,
     why_different: Check = lambda before, after: None,
-    snapshots: bool = False,
+    observe: Observe = None,
 ) -> tuple[onnx.ModelProto, tuple[Outcome, ...]]:
     """Apply exact passes until none changes anything; where none does at all, the very model comes back.
 
@@ -68,7 +69,7 @@ def run_exact(
         model: not edited.
         context: what the passes may use.
         why_different: says how the outputs of a second model differ from those of a first, None: they do not.
-        snapshots: keep the model as it is after each pass of the first round.
+        observe: shown the model as it is when a pass has changed anything for the first time.
 
     Returns:
         the model, and one outcome for each pass.
@@ -79,7 +80,7 @@ def run_exact(
     """
     tallies = [_Tally(one.name) for one in passes]
     try:
-        changed = _together(passes, model, context, tallies, snapshots=snapshots)
+        changed = _together(passes, model, context, tallies, observe=observe)
         if changed is model:
             return model, tuple(tally.outcome() for tally in tallies)
         problem = _problem(model, changed, why_different)
@@ -92,7 +93,7 @@ def run_exact(
         return changed, tuple(tally.outcome() for tally in tallies)
     log.debug("the exact passes are run one at a time: %s", problem)
     tallies = [_Tally(one.name) for one in passes]
-    changed = _one_at_a_time(passes, model, context, tallies, why_different, snapshots=snapshots)
+    changed = _one_at_a_time(passes, model, context, tallies, why_different, observe=observe)
     return changed, tuple(tally.outcome() for tally in tallies)
 
 
@@ -106,7 +107,7 @@ class _Tally:
     details: dict[str, Any] = field(default_factory=dict)
     skipped: tuple[Skip, ...] = ()
     failure: str = ""
-    snapshot: onnx.ModelProto | None = None
+    observed: Any = None
 
     def add(self, report: PassReport, seconds: float) -> None:
         """Add one application."""
@@ -119,7 +120,7 @@ class _Tally:
     def outcome(self) -> Outcome:
         """Everything told of the pass."""
         report = PassReport(self.changes, self.skipped, self.details)
-        return Outcome(self.name, report, self.seconds, self.failure, self.snapshot)
+        return Outcome(self.name, report, self.seconds, self.failure, self.observed)
 
 
 def summed(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,7 +138,12 @@ def summed(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
 
 
 def _together(
-    passes: Sequence[ExactPass], model: onnx.ModelProto, context: Context, tallies: Sequence[_Tally], *, snapshots: bool
+    passes: Sequence[ExactPass],
+    model: onnx.ModelProto,
+    context: Context,
+    tallies: Sequence[_Tally],
+    *,
+    observe: Observe,
 ) -> onnx.ModelProto:
     """Run all passes on one opened graph; return it written, or the very model where nothing changed."""
     with paused_collector():
@@ -159,8 +165,8 @@ def _together(
                 else:
                     idle[position] = state
                 tally.add(report, time.perf_counter() - started)
-                if snapshots and report.changes and tally.snapshot is None:
-                    tally.snapshot = export_graph(work)
+                if observe and report.changes and tally.observed is None:
+                    tally.observed = observe(export_graph(work))
             # Inference over the graph as it is now may tell more than what is remembered from before.
             if state == before and not forget_types(work.gs):
                 break
@@ -178,7 +184,7 @@ def _one_at_a_time(
     tallies: Sequence[_Tally],
     why_different: Check,
     *,
-    snapshots: bool,
+    observe: Observe,
 ) -> onnx.ModelProto:
     current = model
     for _ in range(MAX_ROUNDS):
@@ -197,7 +203,8 @@ def _one_at_a_time(
                     tally.failure = _problem(current, changed, why_different) or ""
                     if not tally.failure:
                         current = changed
-                        tally.snapshot = tally.snapshot or (current if snapshots else None)
+                        if observe and tally.observed is None:
+                            tally.observed = observe(current)
             except PROPAGATED:
                 raise
             except Exception as error:  # a pass that fails costs only itself; the report names it

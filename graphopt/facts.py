@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import onnx
 
-from graphopt.graph.cost import cost
+from graphopt.graph.cost import Costs
 from graphopt.model.content import content_hash
 from graphopt.report.schema import ModelFacts
 from graphopt.targets import cpu_description
@@ -19,7 +19,7 @@ def model_facts(
     *,
     path: str | None = None,
     written: tuple[str, int] | None = None,
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    costs: Costs | None = None,
 ) -> ModelFacts:
     """Return the figures of a model.
 
@@ -27,12 +27,12 @@ def model_facts(
         model: the model.
         path: where its file is.
         written: SHA-256 and bytes of its files; None computes them as ``save`` would write it.
-        shapes: fixed shapes of dynamic inputs, for the multiply-adds.
+        costs: counts them, for its shapes of dynamic inputs.
     """
     if written is None:
         digest, size = content_hash(model)
         written = digest.hexdigest(), size
-    figures = cost(model, shapes=shapes)
+    figures = (costs or Costs()).of(model)
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     return ModelFacts(path, *written, figures.nodes, figures.parameters, figures.macs, opset)
 

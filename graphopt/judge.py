@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -12,12 +12,13 @@ from graphopt import equality, runtime
 from graphopt.data import Feed, Parts
 from graphopt.decisions import Decisions, Measured, comparison_key
 from graphopt.errors import UnsupportedModelError
-from graphopt.graph.cost import cost
+from graphopt.graph.cost import Costs
 from graphopt.model.content import content_hash
 from graphopt.report.schema import AccuracyFacts, LatencyFacts
-from graphopt.stages import Shapes, Trial
+from graphopt.stages import Trial
 from graphopt.validation import Accuracy, Gates, Reference, bench, evaluate, measure, verdict
 
+Shapes = Mapping[str, tuple[int, ...]]
 Progress = Callable[[str, int, int], None]
 
 # How they are given, for those who were not given any.
@@ -80,6 +81,11 @@ class DataJudge:
     def shapes(self) -> Shapes:
         """Shapes of the inputs that calls are timed with."""
         return {name: tuple(array.shape) for name, array in self.feeds[0].items()}
+
+    @cached_property
+    def costs(self) -> Costs:
+        """Counts multiply-adds and parameters for these shapes, once for each model."""
+        return Costs(self.shapes)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -163,8 +169,8 @@ class DataJudge:
             self.gates,
             accuracy=accuracy,
             size=content_hash(model)[1] + self.overhead,
-            macs=cost(model, shapes=self.shapes).macs,
-            baseline_macs=cost(self.original, shapes=self.shapes).macs,
+            macs=self.costs.of(model).macs,
+            baseline_macs=self.costs.of(self.original).macs,
         )
         failures = list(judged.failures)
         if not passed:

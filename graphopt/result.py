@@ -74,7 +74,7 @@ def judged(loaded: LoadedModel, profile: Target, attempt: Attempt, judge: DataJu
     report = replace(
         _report(loaded, profile, judge, [*told, *warnings]),
         result="rejected" if rejected else "ok",
-        output=None if rejected else model_facts(final, shapes=judge.shapes),
+        output=None if rejected else model_facts(final, costs=judge.costs),
         stages=attempt.stages,
         accuracy=finding.accuracy,
         latency=finding.latency,
@@ -110,7 +110,7 @@ def _report(
         environment={**environment(judge.providers), "latency": measured if timed else None},
         result="ok",
         target=profile.name,
-        input=model_facts(loaded.proto, path=path, written=(loaded.sha256, loaded.size), shapes=judge.shapes),
+        input=model_facts(loaded.proto, path=path, written=(loaded.sha256, loaded.size), costs=judge.costs),
         output=None,
         warnings=tuple(dict.fromkeys([*loaded.warnings, *warnings])),
     )

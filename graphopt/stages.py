@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeGuard
 
 import onnx
@@ -19,13 +19,11 @@ import onnx
 from graphopt.errors import PassError
 from graphopt.exact import PROPAGATED, Outcome, run_exact
 from graphopt.graph import verify
-from graphopt.graph.cost import cost
+from graphopt.graph.cost import Costs, ModelCost, cost
 from graphopt.passes.base import ApproximatePass, Candidate, Context, Declined, ExactPass, Pass, PassReport
 from graphopt.report.schema import Stage, Status
 
 log = logging.getLogger(__name__)
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 def is_exact(one: Pass) -> TypeGuard[ExactPass]:
@@ -85,12 +83,12 @@ class StageRunner:
     Attributes:
         context: what the passes may use.
         judge: answers for data, clocks and gates.
-        shapes: fixed shapes of dynamic inputs, for the figures of each stage.
+        costs: counts the figures of each stage.
     """
 
     context: Context
     judge: Judge
-    shapes: Shapes | None = None
+    costs: Costs = field(default_factory=Costs)
 
     def exact(self, passes: Sequence[ExactPass], current: onnx.ModelProto) -> Step:
         """Apply exact passes until none changes anything, and prove that they were exact.
@@ -99,25 +97,27 @@ class StageRunner:
             DataError: the data do not fit the model.
             UsageError: an option of a pass does not fit the model.
         """
-        changed, outcomes = run_exact(
-            passes, current, self.context, why_different=self.judge.why_different, snapshots=True
-        )
-        stages, warnings, after = [], [], current
+
+        def figures(model: onnx.ModelProto) -> ModelCost:
+            # Not remembered: the model is gone as soon as it was looked at.
+            return cost(model, shapes=self.costs.shapes)
+
+        why_different = self.judge.why_different
+        changed, outcomes = run_exact(passes, current, self.context, why_different=why_different, observe=figures)
+        stages, warnings, after = [], [], self.costs.of(current)
         last = max((number for number, one in enumerate(outcomes) if one.report.changes), default=-1)
         for number, outcome in enumerate(outcomes):
             # What later rounds did is told with the last pass that did anything.
-            after = changed if number == last else outcome.snapshot or after
+            after = self.costs.of(changed) if number == last else outcome.observed or after
             stages.append(self._exact_stage(outcome, after))
             if outcome.failure:
                 warnings.append(f"{outcome.name} was rolled back: {outcome.failure}")
         return Step(changed, tuple(stages), tuple(warnings))
 
-    def _exact_stage(self, outcome: Outcome, after: onnx.ModelProto) -> Stage:
-        started = time.perf_counter() - outcome.seconds
-        if outcome.failure:
-            return self._stage(outcome.name, "rolled_back", outcome.failure, after, started, report=outcome.report)
-        reason = "" if outcome.report.changes else "nothing to do"
-        return self._stage(outcome.name, "applied", reason, after, started, report=outcome.report)
+    def _exact_stage(self, outcome: Outcome, after: ModelCost) -> Stage:
+        status: Status = "rolled_back" if outcome.failure else "applied"
+        reason = outcome.failure or ("" if outcome.report.changes else "nothing to do")
+        return _stage(outcome.name, status, reason, after, outcome.seconds, report=outcome.report)
 
     def approximate(
         self, one: ApproximatePass, current: onnx.ModelProto, refusals: list[str], give_up: Callable[[], bool]
@@ -204,23 +204,36 @@ class StageRunner:
         report: PassReport | None = None,
         trial: Trial | None = None,
     ) -> Stage:
-        figures = cost(model, shapes=self.shapes)
-        details: dict[str, Any] = dict(report.details) if report else {}
-        if report and report.skipped:
-            details["skipped"] = [{"where": skip.where, "reason": skip.reason} for skip in report.skipped]
-        return Stage(
-            name=name,
-            status=status,
-            reason=reason,
-            changes=report.changes if report and status in ("applied", "backed_off") else 0,
-            seconds=round(time.perf_counter() - started, 3),
-            nodes=figures.nodes,
-            parameters=figures.parameters,
-            macs=figures.macs,
-            metric=trial.metric if trial else None,
-            latency_ms=trial.latency_ms if trial else None,
-            details=details,
-        )
+        seconds = time.perf_counter() - started
+        return _stage(name, status, reason, self.costs.of(model), seconds, report=report, trial=trial)
+
+
+def _stage(
+    name: str,
+    status: Status,
+    reason: str,
+    figures: ModelCost,
+    seconds: float,
+    *,
+    report: PassReport | None = None,
+    trial: Trial | None = None,
+) -> Stage:
+    details: dict[str, Any] = dict(report.details) if report else {}
+    if report and report.skipped:
+        details["skipped"] = [{"where": skip.where, "reason": skip.reason} for skip in report.skipped]
+    return Stage(
+        name=name,
+        status=status,
+        reason=reason,
+        changes=report.changes if report and status in ("applied", "backed_off") else 0,
+        seconds=round(seconds, 3),
+        nodes=figures.nodes,
+        parameters=figures.parameters,
+        macs=figures.macs,
+        metric=trial.metric if trial else None,
+        latency_ms=trial.latency_ms if trial else None,
+        details=details,
+    )
 
 
 def _labelled(candidate: Candidate, problem: str) -> str:

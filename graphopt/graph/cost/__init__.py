@@ -137,6 +137,26 @@ def cost(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = No
     )
 
 
+class Costs:
+    """Costs of models for one size of input, each counted once.
+
+    Attributes:
+        shapes: fixed shapes of dynamic inputs.
+    """
+
+    def __init__(self, shapes: Mapping[str, Sequence[int]] | None = None) -> None:
+        self.shapes = shapes
+        # The model is kept with its cost, so that its id stays its own.
+        self._counted: dict[int, tuple[onnx.ModelProto, ModelCost]] = {}
+
+    def of(self, model: onnx.ModelProto) -> ModelCost:
+        """The cost of a model, which must not be edited afterwards."""
+        found = self._counted.get(id(model))
+        if found is None:
+            found = self._counted[id(model)] = (model, cost(model, shapes=self.shapes))
+        return found[1]
+
+
 def _layer(
     node: onnx.NodeProto, scope: Scope, counted: set[tuple[int, str]], weights: dict[tuple[int, str], int]
 ) -> LayerCost:
@@ -220,4 +240,14 @@ def _peak_bytes(scope: Scope, outputs: set[str]) -> int | None:
     return peak
 
 
-__all__ = ["CONVOLUTIONS", "MATRIX_PRODUCTS", "RECURRENT", "KindCost", "LayerCost", "ModelCost", "Shape", "cost"]
+__all__ = [
+    "CONVOLUTIONS",
+    "MATRIX_PRODUCTS",
+    "RECURRENT",
+    "Costs",
+    "KindCost",
+    "LayerCost",
+    "ModelCost",
+    "Shape",
+    "cost",
+]

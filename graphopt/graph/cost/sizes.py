@@ -84,7 +84,7 @@ def _compute(model: onnx.ModelProto, typed: onnx.ModelProto, known: Mapping[str,
     fresh: dict[str, Array] = {}
     for node in graph.node:
         if node.op_type == "Constant" and node.domain == "":
-            values.update(_evaluate(node, {}, model))
+            values.update(_constant(node, model))
             continue
         if node.op_type not in _COMPUTES_SIZES or node.domain != "" or outputs.intersection(node.output):
             continue
@@ -98,6 +98,14 @@ def _compute(model: onnx.ModelProto, typed: onnx.ModelProto, known: Mapping[str,
         values.update(result)
         fresh.update(result)
     return fresh
+
+
+def _constant(node: onnx.NodeProto, model: onnx.ModelProto) -> dict[str, Array]:
+    """The value of a Constant node; nothing where it is large."""
+    if len(node.attribute) == 1 and node.attribute[0].name == "value":
+        tensor = node.attribute[0].t
+        return {node.output[0]: onnx.numpy_helper.to_array(tensor)} if prod(tensor.dims) <= SMALL else {}
+    return _evaluate(node, {}, model)
 
 
 def _evaluate(node: onnx.NodeProto, feeds: Mapping[str, Array], model: onnx.ModelProto) -> dict[str, Array]:
