@@ -84,7 +84,7 @@ def _round(graph: gs.Graph, known: Knowledge, tally: _Tally) -> Knowledge | None
     tally.skipped.clear()
     dead: list[gs.Node] = []
     # Judged one after another on the graph as it is by then, so that a chain goes at once. Types stay true meanwhile.
-    for node, home in [(node, each) for each in graphs for node in each.nodes if node.op in RULES]:
+    for node, home in ((node, each) for each in graphs for node in tuple(each.nodes) if node.op in RULES):
         source = passed_on(node, known)
         if source is None:
             continue

@@ -7,12 +7,14 @@ from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from graphopt.graph import Shape, TensorType, types_of, values_of, walk
 from graphopt.graph.values import StoredValues
 
 # Types whose values lie in the file as they lie in memory.
+_T = onnx.TensorProto
 _PLAIN = frozenset("fiub")
 
 
@@ -73,15 +75,22 @@ Rule: TypeAlias = Callable[[gs.Node, Knowledge], gs.Tensor | None]
 
 def holds_only(tensor: gs.Tensor, value: float) -> bool:
     """Whether the tensor is a constant with at least one element, and all of them equal ``value``."""
-    if isinstance(tensor, gs.Constant):
-        held = tensor._values
-        if isinstance(held, StoredValues) and held.dtype.kind in _PLAIN and held.tensor.raw_data:
-            # Most constants are told by their first element; unpacking one takes several times as long.
-            raw = held.tensor.raw_data
-            if len(raw) != held.nbytes or np.frombuffer(raw, held.dtype, 1)[0] != value:
-                return False
+    if isinstance(tensor, gs.Constant) and isinstance(tensor._values, StoredValues):
+        # Most constants are told by their first element; unpacking one takes many times as long.
+        first = _first(tensor._values)
+        if first is not None and first != value:
+            return False
     values = values_of(tensor)
     return values is not None and values.dtype != object and values.size > 0 and bool((values == value).all())
+
+
+def _first(held: StoredValues) -> Any:
+    """The first element of stored values, None where it is not to be had at once."""
+    stored = held.tensor
+    if held.dtype.kind in _PLAIN and stored.raw_data:
+        return np.frombuffer(stored.raw_data, held.dtype, 1)[0] if len(stored.raw_data) == held.nbytes else None
+    plain = stored.float_data or stored.int64_data
+    return plain[0] if plain and stored.data_type in {_T.FLOAT, _T.INT64} else None
 
 
 def input_values(node: gs.Node, slot: int) -> np.ndarray[Any, Any] | None:
