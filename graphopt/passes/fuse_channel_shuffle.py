@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
+from graphopt.graph import Index, remove_unused, types_of, walk
 from graphopt.passes.base import Context, PassReport
+from graphopt.passes.channel_shuffle.finding import Shuffle, find_shuffles, worth_a_look
+from graphopt.passes.channel_shuffle.moves import Move, of_node, of_shuffle
+from graphopt.passes.channel_shuffle.ordering import is_identity, needs_of, orders_for
+from graphopt.passes.channel_shuffle.planning import Plan, cost_of, plan, prefers_gather
+from graphopt.passes.channel_shuffle.shapes import Known
+from graphopt.passes.channel_shuffle.tracing import OrderClass, Trace, Tracer
+from graphopt.passes.channel_shuffle.writing import Writer
 
 
 @dataclass(frozen=True)
@@ -20,4 +30,100 @@ class FuseChannelShuffle:
 
     def apply(self, graph: gs.Graph, context: Context) -> PassReport:
         """Edit ``graph`` in place."""
-        return PassReport(changes=0)
+        counts: Counter[str] = Counter()
+        homes = [home for home in walk(graph) if worth_a_look(home.nodes)]
+        if not homes or graph.opset < 7:
+            return PassReport(changes=0)
+        known = Known(graph.opset, types_of(graph, distinct=True))
+        index = Index(graph)
+        for home in homes:
+            _fuse(index, home, known, counts)
+        if counts:
+            index.finish()
+            remove_unused(graph)
+            index = Index(graph)
+        for home in homes:
+            _absorb(index, home, known, counts)
+        index.finish()
+        return PassReport(sum(counts.values()), (), dict(sorted(counts.items())))
+
+
+def _fuse(index: Index, home: gs.Graph, known: Known, counts: Counter[str]) -> None:
+    """Make each shuffle written with several nodes one Gather, where that is the fastest form."""
+    writer = Writer(index, home, known.opset)
+    shuffles = [shuffle for shuffle in find_shuffles(index, home, known) if _becomes_gather(shuffle, known)]
+    index.drop(list({id(node): node for shuffle in shuffles for node in shuffle.nodes}.values()))
+    for shuffle in shuffles:
+        source, target = shuffle.sources[0], shuffle.target
+        sizes = known.sizes(source)
+        if sizes is not None and sizes[shuffle.axis].number == len(shuffle.channel) and is_identity(shuffle.channel):
+            writer.hand_on(source, target)
+        else:
+            writer.gather(source, shuffle.channel, shuffle.axis, target)
+        counts["fused"] += 1
+
+
+def _becomes_gather(shuffle: Shuffle, known: Known) -> bool:
+    return len(shuffle.sources) == 1 and prefers_gather(shuffle.sources[0], shuffle.axis, known)
+
+
+def _absorb(index: Index, home: gs.Graph, known: Known, counts: Counter[str]) -> None:
+    """Permute weights so that the least data movement is left."""
+    several = [of_shuffle(shuffle) for shuffle in find_shuffles(index, home, known)]
+    seeds = several + _scrambling(home, known)
+    if not seeds:
+        return
+    trace = Tracer(index, home, known, several).run(seeds)
+    classes = {number: each for number, each in enumerate(trace.classes) if each is not None}
+    writer = Writer(index, home, known.opset)
+    for moves in _components(trace):
+        best = _best(trace, moves, classes, known)
+        if best is not None:
+            _, nodes = cost_of(moves, known)
+            writer.carry_out(best, moves, classes)
+            counts["rewritten"] += 1
+            counts["nodes_saved"] += max(0, nodes - best.nodes)
+
+
+def _scrambling(home: gs.Graph, known: Known) -> list[Move]:
+    found = []
+    for node in home.nodes:
+        if node.op == "Gather":
+            rank = len(known.sizes(node.inputs[0]) or ())
+            axis = int(node.attrs.get("axis", 0))
+            found += [move for move in of_node(node, axis % rank if rank else 0, known) if move.scrambles]
+        elif node.op == "Slice":
+            for axis in range(len(known.sizes(node.inputs[0]) or ())):
+                found += [move for move in of_node(node, axis, known) if move.scrambles]
+    return found
+
+
+def _components(trace: Trace) -> list[list[Move]]:
+    """Moves in groups that share classes, each in the order of the graph."""
+    leader: dict[int, int] = {}
+
+    def find(number: int) -> int:
+        while leader.setdefault(number, number) != number:
+            leader[number] = leader[leader[number]]
+            number = leader[number]
+        return number
+
+    for move in trace.moves.values():
+        first = find(trace.class_of[id(move.target)])
+        for source in move.sources:
+            leader[find(trace.class_of[id(source)])] = first
+            first = find(first)
+    groups: dict[int, list[Move]] = {}
+    for move in trace.moves.values():
+        groups.setdefault(find(trace.class_of[id(move.target)]), []).append(move)
+    return list(groups.values())
+
+
+def _best(trace: Trace, moves: Sequence[Move], classes: dict[int, OrderClass], known: Known) -> Plan | None:
+    """The cheapest way to do what these moves do, if it is cheaper than they are."""
+    needs = needs_of(trace, moves)
+    counts = {number: each.channels for number, each in classes.items()}
+    plans = [plan(orders_for(trace, needs), needs, counts, known)]
+    best = min(plans, key=lambda each: each.cost)
+    cost, nodes = cost_of(moves, known)
+    return best if best.cost < cost and best.nodes <= nodes else None
