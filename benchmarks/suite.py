@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ from typing import Any
 
 import onnx
 
-from benchmarks.suite_cases import VARIANTS, Case, Variant, cases, judge_of, variants, why_wrong
+from benchmarks.suite_cases import VARIANTS, Case, Judge, Variant, cases, judge_of, variants, why_wrong
 
 SECONDS = 120.0
 Optimize = Callable[[onnx.ModelProto], onnx.ModelProto]
@@ -58,42 +59,52 @@ def exact_passes() -> list[str]:
 
 
 def by_passes(names: Sequence[str]) -> Optimize:
-    """A function that sends a model through passes."""
+    """A function that sends a model through passes; one of them that fails raises."""
     import graphopt
+    from graphopt.errors import PassWarning
 
-    return lambda model: graphopt.run(model, list(names))
+    def optimize(model: onnx.ModelProto) -> onnx.ModelProto:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", PassWarning)
+            return graphopt.run(model, list(names))
+
+    return optimize
 
 
 def examine(variant: Variant, optimize: Optimize) -> Result:
     """Optimize one variant and judge the result."""
     name, kind = variant.case.name, variant.kind
-    judge, runner = judge_of(variant)
+    found = judge_of(variant)
+    judge = found.name if found else ""
     before = _nodes(variant.model)
     try:
         result = optimize(variant.model)
         stable = _same(optimize(result), result)
     except Exception as error:  # any at all is what is counted here
         return Result(name, kind, "raised", judge, before=before, message=f"{type(error).__name__}: {error}"[:300])
-    status, message = _verdict(variant, result, runner)
+    status, message = _verdict(variant, result, found)
     after = _nodes(result)
     return Result(name, kind, status, judge, after == 0, stable, before, after, message)
 
 
-def _verdict(variant: Variant, result: onnx.ModelProto, runner: Any) -> tuple[str, str]:
-    for group in ("input", "output"):
-        old, new = getattr(variant.model.graph, group), getattr(result.graph, group)
-        stored = {tensor.name for tensor in variant.model.graph.initializer}
-        wanted = [each.SerializeToString(deterministic=True) for each in old if each.name not in stored]
-        if [each.SerializeToString(deterministic=True) for each in new] != wanted:
-            return "wrong", f"other {group}s"
-    if runner is None:
+def _verdict(variant: Variant, result: onnx.ModelProto, judge: Judge | None) -> tuple[str, str]:
+    if _interface(result) != _interface(variant.model):
+        return "wrong", "other inputs or outputs"
+    if judge is None:
         return "unjudged", ""
     try:
-        answer = runner(result, variant.feed)
+        answer = judge.run(result, variant.feed)
     except Exception as error:  # a model that ran before must run
         return "unloadable", str(error)[:300]
-    problem = why_wrong(variant.case, answer)
+    problem = why_wrong(variant.case, judge.answer, answer)
     return ("right", "") if problem is None else ("wrong", problem)
+
+
+def _interface(model: onnx.ModelProto) -> list[bytes]:
+    # Below IR version 4 initializers are listed as inputs, and are none.
+    stored = {tensor.name for tensor in model.graph.initializer} if model.ir_version < 4 else set()
+    inputs = [info for info in model.graph.input if info.name not in stored]
+    return [info.SerializeToString(deterministic=True) for info in (*inputs, *model.graph.output)]
 
 
 def _nodes(model: onnx.ModelProto) -> int:
@@ -138,7 +149,7 @@ def summary(results: Sequence[Result]) -> str:
     """A table: one row a variant and judge."""
     lines = ["variant  judge       cases  right  wrong raised unload crash unstable  nodes left  folded"]
     for kind in VARIANTS:
-        for judge in ("ort", "reference", ""):
+        for judge in ("ort", "ort itself", "reference", ""):
             here = [each for each in results if each.variant == kind and each.judge == judge]
             if not here:
                 continue
@@ -159,7 +170,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--every", type=int, default=1, help="take every Nth case only")
     parser.add_argument("--only", default="", help="take cases with this text in their name")
-    parser.add_argument("--passes", default="", help="names of passes, separated by commas; all exact ones unless given")
+    parser.add_argument(
+        "--passes", default="", help="names of passes, separated by commas; all exact ones unless given"
+    )
     parser.add_argument("--json", type=Path, help="write every result here")
     given = parser.parse_args()
     chosen = [case for case in cases() if given.only in case.name][:: given.every]

@@ -3,38 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import onnx
 import onnx_graphsurgeon as gs
 
-from graphopt.graph import (
-    Index,
-    TensorType,
-    reads_of,
-    size_of,
-    subgraphs_of,
-    values_of,
-)
+from graphopt.graph import Index, TensorType, reads_of, size_of, subgraphs_of
 from graphopt.graph.values import numpy_dtype
 from graphopt.passes.base import Skip
+from graphopt.passes.constant_nodes import why_not_evaluable
 
 # Results up to this size may be larger than their operands; the sum over a region is what counts then.
-_SMALL_BYTES = 4096
+SMALL_BYTES = 4096
 # Protobuf framing of an initializer, and of a Constant node around one, beside names and values.
-_TENSOR_BYTES = 14
-_CONSTANT_NODE_BYTES = 40
-_NEVER = frozenset(
-    {
-        "Bernoulli", "Constant", "DequantizeLinear", "Dropout", "DynamicQuantizeLinear", "Loop", "Multinomial",
-        "QuantizeLinear", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Scan",
-    }
-)  # fmt: skip
+TENSOR_BYTES = 14
+CONSTANT_NODE_BYTES = 40
 # The size of their results lies in values, not in shapes: never run them before it is known.
 _GROWS = frozenset(
     {
-        "CenterCropPad", "ConstantOfShape", "Expand", "EyeLike", "If", "OneHot", "Pad", "Range", "Resize", "Tile",
-        "Upsample",
+        "CenterCropPad", "ConstantOfShape", "Expand", "EyeLike", "If", "Loop", "OneHot", "Pad", "Range", "Resize",
+        "Tile", "Upsample",
     }
 )  # fmt: skip
 
@@ -62,33 +51,121 @@ class Region:
 
     def growth(self, sizes: Mapping[int, int], index: Index) -> int:
         """Bytes by which the file grows, given the ``sizes`` of results by ``id``."""
-        added = sum(_stored_bytes(tensor, sizes[id(tensor)]) for tensor in self.results)
-        added += sum(_CONSTANT_NODE_BYTES + len(t.name) for t in self.results if index.is_output(t))
+        added = sum(stored_bytes(tensor, sizes[id(tensor)]) for tensor in self.results)
+        added += sum(CONSTANT_NODE_BYTES + len(t.name) for t in self.results if index.is_output(t))
         return added - self.freed_bytes
 
+    def growers(self, types: Mapping[str, TensorType]) -> list[gs.Node]:
+        """The nodes whose results are larger than what they read; where there are none, those that write results."""
+        found = [node for node in self.nodes if _grown_by(node, types) > 0]
+        if found:
+            return found
+        results = {id(tensor) for tensor in self.results}
+        return [node for node in self.nodes if any(id(tensor) in results for tensor in node.outputs)]
 
-def constant_regions(index: Index, types: Mapping[str, TensorType], allowance: int) -> tuple[list[Region], list[Skip]]:
-    """Find all regions, and the nodes that keep out of one because their result would be too large.
+
+def constant_regions(
+    index: Index, types: Mapping[str, TensorType], allowance: int, refused: Container[int]
+) -> tuple[list[Region], list[Skip]]:
+    """Find all regions, and the nodes that keep out of one with the reason.
 
     Args:
         index: of the whole model.
         types: inferred types by tensor name.
         allowance: bytes by which a result may exceed what it is computed from, beside a small slack.
+        refused: ``id`` of nodes that are not to be part of one.
     """
     regions: list[Region] = []
     skipped: list[Skip] = []
     for home in index.graphs:
-        chosen: dict[int, gs.Node] = {}
-        for node in home.nodes:
-            if not _reads_constants_only(node, chosen):
-                continue
-            reason = _too_large(node, types, allowance)
-            if reason is None:
-                chosen[id(node)] = node
-            else:
-                skipped.append(Skip(node.name or node.outputs[0].name, reason))
-        regions.extend(_split(index, home, chosen))
+        chosen = _chosen(index, home, types, allowance, refused, skipped)
+        if chosen:
+            chosen = _without_stored_quantized(index, chosen)
+            regions.extend(_split(index, home, chosen))
     return regions, skipped
+
+
+def _chosen(
+    index: Index,
+    home: gs.Graph,
+    types: Mapping[str, TensorType],
+    allowance: int,
+    refused: Container[int],
+    skipped: list[Skip],
+) -> dict[int, gs.Node]:
+    """The nodes of one graph to be run, by ``id``, in order."""
+    chosen: dict[int, gs.Node] = {}
+    fixed: set[int] = set()
+    for node in home.nodes:
+        if not _reads_fixed(node, fixed) or id(node) in refused or index.is_dropped(node):
+            continue
+        if node.op == "Constant" or not any(not tensor.is_empty() for tensor in node.outputs):
+            continue
+        reason = why_not_evaluable(node, types, index.graph.opset)
+        if reason is not None:
+            skipped.append(Skip(node.name or node.outputs[0].name, f"{node.op}: {reason}"))
+            continue
+        reason = _why_too_large(node, types, allowance)
+        if reason is None:
+            chosen[id(node)] = node
+            fixed.update(id(tensor) for tensor in node.outputs)
+        else:
+            skipped.append(Skip(node.name or node.outputs[0].name, reason))
+    return chosen
+
+
+def reads_constants(node: gs.Node) -> bool:
+    """Whether every input of a node is a constant: a quick question."""
+    for tensor in node.inputs:  # noqa: SIM110 (asked of every node of every graph)
+        if type(tensor) is not gs.Constant and tensor.name:
+            return False
+    return True
+
+
+def _reads_fixed(node: gs.Node, fixed: set[int]) -> bool:
+    for tensor in node.inputs:
+        if type(tensor) is not gs.Constant and id(tensor) not in fixed and tensor.name:
+            return False
+    if not node.attrs:
+        return True
+    inner: set[int] = set()
+    for subgraph in subgraphs_of(node):
+        inner.update(id(tensor) for tensor in subgraph.inputs)
+        for child in subgraph.nodes:
+            inner.update(id(tensor) for tensor in child.outputs)
+    return not inner or all(
+        isinstance(tensor, gs.Constant) or id(tensor) in fixed or id(tensor) in inner or tensor.is_empty()
+        for tensor in reads_of(node)
+    )
+
+
+def _without_stored_quantized(index: Index, chosen: dict[int, gs.Node]) -> dict[int, gs.Node]:
+    """Leave out each DequantizeLinear on whose result something depends that stays, and what is computed from it.
+
+    Such a weight is kept quantized on purpose: it takes less space, and runtimes have integer kernels for it.
+    """
+    if not any(node.op == "DequantizeLinear" for node in chosen.values()):
+        return chosen
+    owner = {id(child): key for key, node in chosen.items() for body in subgraphs_of(node) for child in body.nodes}
+    own_outputs = {id(tensor) for tensor in index.graph.outputs}
+    needed: set[int] = set()  # nodes that something which stays depends on
+    for key, node in reversed(chosen.items()):
+        for tensor in node.outputs:
+            if index.is_output(tensor) and id(tensor) not in own_outputs:
+                needed.add(key)
+            for reader in tensor.outputs:
+                reader_key = owner.get(id(reader), id(reader))
+                if reader_key not in chosen or reader_key in needed:
+                    needed.add(key)
+    kept: dict[int, gs.Node] = {}
+    lost: set[int] = set()
+    for key, node in chosen.items():
+        stays = node.op == "DequantizeLinear" and key in needed
+        if stays or any(id(tensor) in lost for tensor in reads_of(node)):
+            lost.update(id(tensor) for tensor in node.outputs)
+        else:
+            kept[key] = node
+    return kept
 
 
 def result_bytes(tensor: gs.Tensor, types: Mapping[str, TensorType]) -> int | None:
@@ -101,44 +178,29 @@ def result_bytes(tensor: gs.Tensor, types: Mapping[str, TensorType]) -> int | No
     sizes = [size for size in known.shape if isinstance(size, int)]
     if len(sizes) < len(known.shape):
         return None
-    return math.prod(sizes) * numpy_dtype(known.dtype, tensor.name).itemsize
+    return math.prod(sizes) * (
+        16 if known.dtype == onnx.TensorProto.STRING else numpy_dtype(known.dtype, tensor.name).itemsize
+    )
 
 
-def _reads_constants_only(node: gs.Node, chosen: Mapping[int, gs.Node]) -> bool:
-    if node.domain or node.op in _NEVER or not any(not tensor.is_empty() for tensor in node.outputs):
-        return False
-    if node.op in {"Div", "Mod"} and not _divides_safely(node):
-        return False
-    inner: set[int] = set()
-    for subgraph in subgraphs_of(node):
-        for child in subgraph.nodes:
-            if child.domain or (child.op in _NEVER and child.op != "Constant"):
-                return False
-            inner.update(id(tensor) for tensor in child.outputs)
-    return all(_is_fixed(tensor, chosen) for tensor in reads_of(node) if id(tensor) not in inner)
+def _grown_by(node: gs.Node, types: Mapping[str, TensorType]) -> int:
+    read = sum(result_bytes(tensor, types) or 0 for tensor in {id(t): t for t in node.inputs}.values())
+    return sum(result_bytes(tensor, types) or 0 for tensor in node.outputs if not tensor.is_empty()) - read
 
 
-def _divides_safely(node: gs.Node) -> bool:
-    """Some versions of ONNX Runtime die of an integer division by zero: the divisor must be at hand, and have none."""
-    divisor = values_of(node.inputs[1])
-    return divisor is not None and (divisor.dtype.kind not in "iu" or bool(divisor.all()))
-
-
-def _is_fixed(tensor: gs.Tensor, chosen: Mapping[int, gs.Node]) -> bool:
-    if tensor.is_empty() or isinstance(tensor, gs.Constant):
-        return True
-    return len(tensor.inputs) == 1 and (id(tensor.inputs[0]) in chosen)
-
-
-def _too_large(node: gs.Node, types: Mapping[str, TensorType], allowance: int) -> str | None:
+def _why_too_large(node: gs.Node, types: Mapping[str, TensorType], allowance: int) -> str | None:
     sizes = [result_bytes(tensor, types) for tensor in node.outputs if not tensor.is_empty()]
     known = [size for size in sizes if size is not None]
-    if len(known) < len(sizes):
-        return f"{node.op}: the size of its result is not known before it runs" if node.op in _GROWS else None
+    if len(known) < len(sizes) and node.op in _GROWS and not _is_sequence_loop(node, types):
+        return f"{node.op}: the size of its result is not known before it runs"
     read = sum(result_bytes(tensor, types) or 0 for tensor in {id(t): t for t in node.inputs}.values())
-    if sum(known) > read + _SMALL_BYTES + allowance:
+    if sum(known) > read + SMALL_BYTES + allowance:
         return f"{node.op}: its result ({sum(known):,} bytes) is larger than what it is computed from ({read:,} bytes)"
     return None
+
+
+def _is_sequence_loop(node: gs.Node, types: Mapping[str, TensorType]) -> bool:
+    return node.op in {"If", "Loop"}
 
 
 def _split(index: Index, home: gs.Graph, chosen: dict[int, gs.Node]) -> Iterator[Region]:
@@ -152,7 +214,7 @@ def _split(index: Index, home: gs.Graph, chosen: dict[int, gs.Node]) -> Iterator
         return key
 
     for node in chosen.values():
-        for tensor in reads_of(node):
+        for tensor in reads_of(node) if node.attrs else node.inputs:
             if len(tensor.inputs) == 1 and id(tensor.inputs[0]) in chosen:
                 leader[find(id(tensor.inputs[0]))] = find(id(node))
     groups: dict[int, list[gs.Node]] = {}
@@ -172,18 +234,43 @@ def _split(index: Index, home: gs.Graph, chosen: dict[int, gs.Node]) -> Iterator
             yield Region(home, tuple(nodes), tuple(results), _freed(index, nodes, inside))
 
 
-def _freed(index: Index, nodes: list[gs.Node], inside: set[int]) -> int:
+def _freed(index: Index, nodes: Sequence[gs.Node], inside: Container[int]) -> int:
     constants = {id(t): t for node in nodes for t in reads_of(node) if isinstance(t, gs.Constant)}
     freed = sum(
-        _stored_bytes(constant, size_of(constant))
+        stored_bytes(constant, size_of(constant))
         for constant in constants.values()
         if not index.is_output(constant) and all(id(reader) in inside for reader in constant.outputs)
     )
-    for node in nodes:
-        names = [node.name or "", node.op, *(tensor.name for tensor in (*node.inputs, *node.outputs))]
-        freed += 2 + sum(len(name) + 2 for name in names) + 8 * len(node.attrs)
-    return freed
+    return freed + sum(map(node_bytes, nodes))
 
 
-def _stored_bytes(tensor: gs.Tensor, values: int) -> int:
-    return values + len(tensor.name) + _TENSOR_BYTES
+def node_bytes(node: gs.Node) -> int:
+    """About what a node takes in the file."""
+    names = len(node.name or "") + len(node.op) + 6
+    for tensor in node.inputs:
+        names += len(tensor.name) + 2
+    for tensor in node.outputs:
+        names += len(tensor.name) + 2
+    return names + 8 * len(node.attrs)
+
+
+def graph_bytes(graphs: Iterable[gs.Graph]) -> int:
+    """About what graphs take in the file, with the constants that their nodes read."""
+    total = 0
+    seen: set[int] = set()
+    for graph in graphs:
+        for node in graph.nodes:
+            total += node_bytes(node)
+            for held in node.attrs.values():
+                if isinstance(held, gs.Constant):
+                    total += size_of(held) + TENSOR_BYTES
+            for tensor in node.inputs:
+                if type(tensor) is gs.Constant and id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    total += stored_bytes(tensor, size_of(tensor))
+    return total
+
+
+def stored_bytes(tensor: gs.Tensor, values: int) -> int:
+    """About what an initializer of so many bytes takes in the file."""
+    return values + len(tensor.name) + TENSOR_BYTES

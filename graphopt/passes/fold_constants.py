@@ -2,19 +2,20 @@
 
 1. *Constant nodes* become initializers; an Identity of one is seen through.
 2. *Shape arithmetic*: ``Shape(x)`` and what is computed from it becomes an initializer wherever it is fixed, also when
-   other sizes of ``x`` are open. ``Reshape(x, s)`` with partly open ``s`` gets a constant ``s`` where each open size
-   is either the size of the same axis of ``x`` (written 0) or the only one left over (written -1).
+   other sizes of ``x`` are open; what stays open gets a constant target all the same where the operator that reads it
+   has a way to say so, and is computed once where it is computed often (``shape_folding``).
 3. *Constant subgraphs*: nodes that read constants only are run by ONNX Runtime and replaced by their results.
 
-Left alone: random operators; QuantizeLinear and DequantizeLinear with all that depends on them (a folded weight would
-no longer be quantized); operators of other domains; Loop and Scan; results that are no tensors; values that subgraphs
-hand on; and whatever would make the file larger: results larger than what they are computed from are only folded as
-far as other folds pay for them, plus ``max_growth_bytes``.
+Left alone: random operators; DequantizeLinear of what is stored quantized, with all that depends on it, unless it is
+itself an answer of the model; operators of other domains; loops not known to be short; results that are no tensors;
+and whatever would make the file larger: results larger than what they are computed from are only folded as far as
+other folds pay for them, plus ``max_growth_bytes``. A model none of whose outputs depends on an input is the exception:
+it becomes its answers, up to 16 MB.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -26,21 +27,28 @@ from graphopt.graph import (
     Index,
     TensorType,
     add_node,
+    consumers,
     is_op,
     onnx_dtype,
+    reads_of,
     remove_unused,
-    replace_uses,
     set_input,
     types_of,
     values_of,
+    walk,
 )
+from graphopt.graph import replace_uses as let_read
+from graphopt.graph.values import StoredValues
 from graphopt.passes.base import Context, PassReport, Skip
-from graphopt.passes.constant_regions import Region, constant_regions, result_bytes
-from graphopt.passes.evaluate import evaluate
-from graphopt.passes.shape_arithmetic import ShapeArithmetic
+from graphopt.passes.constant_regions import Region, constant_regions, graph_bytes, reads_constants, result_bytes
+from graphopt.passes.evaluate import Evaluated, evaluate
+from graphopt.passes.shape_folding import fold_shapes, has_shapes
 
-# Shape arithmetic deals in shapes and indices; longer results count as data and must pay for their bytes.
-_SHORT = 64
+_SHAPES = frozenset({"Shape", "Size"})
+# How much a model may grow that is nothing but constants.
+_ANSWER_BYTES = 16_000_000
+# A constant answer that nodes read too is stored twice, if it is this small: readers know a constant by its kind.
+_TWICE_BYTES = 256
 # All that a Constant node may hold before opset 9.
 _OLD_CONSTANTS = frozenset({onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE})
 
@@ -62,9 +70,13 @@ class FoldConstants:
     def apply(self, graph: gs.Graph, context: Context) -> PassReport:
         """Edit ``graph`` in place."""
         tally = _Tally()
-        while _round(graph, tally, self.max_growth_bytes):
-            # Values found now let inference see further: the next round starts from there.
-            remove_unused(graph)
+        graphs = tuple(walk(graph))
+        if _has_work(graphs):
+            tally.budget = self.max_growth_bytes + graph_bytes(graphs)
+            tally.answers_only = not _depends_on_inputs(graph)
+            while _round(graph, tally):
+                # Values found now let inference see further: the next round starts from there.
+                remove_unused(graph)
         return PassReport(
             changes=tally.lifted + tally.shapes + tally.folded,
             skipped=tuple(tally.skipped.values()),
@@ -79,174 +91,241 @@ class FoldConstants:
 
 @dataclass
 class _Tally:
-    """What has been done so far, over all rounds."""
+    """What has been done so far, over all rounds.
+
+    Attributes:
+        budget: bytes that the graph may take.
+        answers_only: whether no output of the model depends on an input.
+        refused: ``id`` of a node -> the node and why it shall not be evaluated again.
+    """
 
     lifted: int = 0
     shapes: int = 0
     folded: int = 0
     growth: int = 0
+    budget: int = 0
+    answers_only: bool = False
     skipped: dict[str, Skip] = field(default_factory=dict)
+    refused: dict[int, tuple[gs.Node, Skip]] = field(default_factory=dict)
+
+    def refuse(self, nodes: Sequence[gs.Node], where: str, reason: str) -> None:
+        """Note nodes that are left alone from now on."""
+        self.refused.update((id(node), (node, Skip(where, reason))) for node in nodes)
 
 
-def _round(graph: gs.Graph, tally: _Tally, allowance: int) -> bool:
-    """One pass over the graph; return whether anything changed."""
+def _has_work(graphs: tuple[gs.Graph, ...]) -> bool:
+    return any(node.op in _SHAPES or reads_constants(node) for graph in graphs for node in graph.nodes)
+
+
+def _depends_on_inputs(graph: gs.Graph) -> bool:
+    inputs = {id(tensor) for tensor in graph.inputs}
+    pending = list(graph.outputs)
+    seen = {id(tensor) for tensor in pending}
+    while pending:
+        tensor = pending.pop()
+        if id(tensor) in inputs:
+            return True
+        for node in tensor.inputs:
+            for read in reads_of(node) if node.attrs else node.inputs:
+                if id(read) not in seen:
+                    seen.add(id(read))
+                    pending.append(read)
+    return False
+
+
+def _round(graph: gs.Graph, tally: _Tally) -> bool:
+    """One pass over the graph; return whether another one may find more."""
     index = Index(graph)
     lifted = _lift_constant_nodes(index)
-    shapes = _fold_shapes(index)
-    folded = _fold_regions(index, tally, allowance)
+    index.finish()
+    shapes = fold_shapes(index, store) if has_shapes(index.graphs) else 0
+    index.finish()
+    refused = len(tally.refused)
+    folded = _fold_regions(index, tally, last=not shapes)
+    index.finish()
     tally.lifted, tally.shapes, tally.folded = tally.lifted + lifted, tally.shapes + shapes, tally.folded + folded
-    return bool(lifted + shapes + folded)
+    return bool(shapes + folded) or len(tally.refused) > refused
 
 
-def _store(index: Index, tensor: gs.Tensor, values: Any, home: gs.Graph) -> None:
+def store(index: Index, tensor: gs.Tensor, values: Any, home: gs.Graph) -> None:
     """Give ``tensor``, whose producer is dropped, a fixed value: an array, or values still stored."""
-    if index.is_output(tensor):
-        # Outputs of a graph must be written by a node: not every runtime takes an initializer there.
-        holder = gs.Constant("", values)
-        add_node(index, "Constant", [], [tensor], {"value": holder}, prefix=tensor.name, home=home)
-        return
     # Constants live in the outermost graph, where a name of a subgraph may be taken.
-    name = tensor.name if home is index.graph else index.fresh_name(tensor.name)
-    replace_uses(index, tensor, gs.Constant(name, values))
+    if not index.is_output(tensor):
+        name = tensor.name if home is index.graph else index.fresh_name(tensor.name)
+        holder = gs.Constant(name, values)
+        let_read(index, tensor, holder)
+        if tuple(values.shape) == (1,):
+            _let_ranges_read_scalars(index, holder, values)
+        return
+    # Outputs of a graph must be written by a node: not every runtime takes an initializer there.
+    holder = gs.Constant("", values)
+    add_node(index, "Constant", [], [tensor], {"value": holder}, prefix=tensor.name, home=home)
+    _let_readers_see(index, tensor, values)
+
+
+def _let_ranges_read_scalars(index: Index, holder: gs.Constant, values: Any) -> None:
+    """Runtimes take a list of one number as a bound of a Range; the checker does not, once it knows the number."""
+    readers = [node for node in consumers(holder) if is_op(node, "Range")]
+    if readers:
+        array = values.load() if isinstance(values, StoredValues) else values
+        scalar = gs.Constant(index.fresh_name(holder.name), array.reshape(()))
+        for node in readers:
+            for slot in (slot for slot, tensor in enumerate(node.inputs) if tensor is holder):
+                set_input(index, node, slot, scalar)
+
+
+def _let_readers_see(index: Index, tensor: gs.Tensor, values: Any) -> bool:
+    """Let the readers of a constant output read a constant of their own, if that is small."""
+    if not tensor.outputs or values.nbytes > _TWICE_BYTES:
+        return False
+    let_read(index, tensor, gs.Constant(index.fresh_name(tensor.name), values))
+    return True
 
 
 def _lift_constant_nodes(index: Index) -> int:
     """Turn Constant nodes into initializers with their values as they are stored, and see through Identity of one."""
     found: list[gs.Node] = []
+    edits = 0
     for home in index.graphs:
         for node in home.nodes:
-            if not is_op(node, "Constant", "Identity") or index.is_output(node.outputs[0]):
+            if not is_op(node, "Constant", "Identity"):
                 continue
             if node.op == "Identity":
-                if isinstance(node.inputs[0], gs.Constant):
-                    replace_uses(index, node.outputs[0], node.inputs[0])
+                if isinstance(node.inputs[0], gs.Constant) and not index.is_output(node.outputs[0]):
+                    let_read(index, node.outputs[0], node.inputs[0])
                     found.append(node)
                 continue
             held = node.attrs.get("value")
             values = held._values if isinstance(held, gs.Constant) else values_of(node.outputs[0])
-            if values is not None:
-                _store(index, node.outputs[0], values, home)
+            if values is None:
+                continue
+            if index.is_output(node.outputs[0]):
+                edits += _let_readers_see(index, node.outputs[0], values)
+            else:
+                store(index, node.outputs[0], values, home)
                 found.append(node)
     index.drop(found)
-    index.finish()
-    return len(found)
+    return len(found) + edits
 
 
-def _fold_shapes(index: Index) -> int:
-    """Fold shape arithmetic; return how many tensors got a constant value or a constant target shape."""
-    if not any(is_op(node, "Shape", "Size") for home in index.graphs for node in home.nodes):
-        return 0
-    state = ShapeArithmetic(index.graph.opset, types_of(index.graph, distinct=True))
-    nodes = [(node, home) for home in index.graphs for node in home.nodes]
-    for node, _ in nodes:
-        state.visit(node)
-    fixed = {id(tensor) for node, _ in nodes for tensor in node.outputs if _value(state, tensor) is not None}
-    wanted = [(node, home) for node, home in nodes if _is_read_on(index, node, fixed)]
-    reshapes = [node for node, _ in nodes if is_op(node, "Reshape") and len(node.inputs) == 2]
-    closed = [(node, target) for node in reshapes if (target := _closed_target(state, node)) is not None]
-    for node, target in closed:
-        name = index.fresh_name(node.inputs[1].name)
-        set_input(index, node, 1, gs.Constant(name, target))
-    results = [(node.outputs[0], home) for node, home in wanted]
-    index.drop([node for node, _ in wanted])
-    for tensor, home in results:
-        _store(index, tensor, _value(state, tensor), home)
-    index.finish()
-    return len(wanted) + len(closed)
+def _fold_regions(index: Index, tally: _Tally, *, last: bool) -> int:
+    """Evaluate constant regions, the ones that shrink the file first; return how many nodes went.
 
-
-def _value(state: ShapeArithmetic, tensor: gs.Tensor) -> np.ndarray[Any, Any] | None:
-    """The value of a short integer tensor that shape arithmetic fixes, None where it does not."""
-    found = state.found.get(id(tensor))
-    if found is None or not found.known or isinstance(tensor, gs.Constant) or found.elements.size > _SHORT:
-        return None
-    try:
-        return found.values()
-    except OverflowError:
-        return None
-
-
-def _is_read_on(index: Index, node: gs.Node, fixed: set[int]) -> bool:
-    """Whether the node's result is fixed, and read by something whose own result is not."""
-    if len(node.outputs) != 1 or id(node.outputs[0]) not in fixed or node.op == "Constant":
-        return False
-    tensor = node.outputs[0]
-    # An output would need a Constant node, which is larger than the Shape it replaces.
-    return not index.is_output(tensor) and any(
-        not reader.outputs or any(id(output) not in fixed for output in reader.outputs) for reader in tensor.outputs
-    )
-
-
-def _closed_target(state: ShapeArithmetic, node: gs.Node) -> np.ndarray[Any, Any] | None:
-    """A constant target shape for a Reshape whose target is computed and partly open; None if there is none.
-
-    ``0`` copies the size of the same axis, ``-1`` takes what is left over.
+    What is too large waits for what else may be saved, and is refused in a round that saves nothing (``last``: the
+    rest of the round did not).
     """
-    target, dims = state.of(node.inputs[1]), state.dims(node.inputs[0])
-    if target is None or target.known or target.elements.ndim != 1:
-        return None
-    copies = dims if dims is not None and not node.attrs.get("allowzero", 0) else []
-    sizes: list[int] = []
-    for axis, element in enumerate(target.elements):
-        if isinstance(element, int):
-            sizes.append(element)
-        else:
-            sizes.append(0 if axis < len(copies) and copies[axis] == element else -1)
-    return None if sizes.count(-1) > 1 else np.array(sizes, dtype=np.int64)
-
-
-def _fold_regions(index: Index, tally: _Tally, allowance: int) -> int:
-    """Evaluate constant regions, the ones that shrink the file first; return how many nodes went."""
     types = types_of(index.graph)
-    regions, skipped = constant_regions(index, types, allowance)
+    spare = _spare_bytes(index, types, tally)
+    regions, skipped = constant_regions(index, types, spare, tally.refused)
     tally.skipped = {skip.where: skip for skip in skipped}
-    results: dict[int, np.ndarray[Any, Any]] = {}
-    for home in index.graphs:
-        here = [
-            region for region in regions if region.home is home and _may_fit(index, region, types, tally, allowance)
-        ]
-        nodes = [node for region in here for node in region.nodes]
-        found, failed = evaluate(nodes, [tensor for region in here for tensor in region.results], index.graph)
-        results.update(found)
-        for node in nodes:
-            if id(node) in failed:
-                tally.skipped[node.name] = Skip(node.name or node.outputs[0].name, f"{node.op}: {failed[id(node)]}")
-    sizes = {key: array.nbytes for key, array in results.items()}
-    ready = [region for region in regions if all(_is_sound(index, t, results, types) for t in region.results)]
+    tally.skipped.update((skip.where, skip) for _, skip in tally.refused.values())
+    waiting: list[tuple[Region, int]] = []
+    ready: list[Region] = []
+    for region in regions:
+        growth = region.growth({id(tensor): result_bytes(tensor, types) or 0 for tensor in region.results}, index)
+        if growth <= max(0, spare):
+            ready.append(region)
+        else:
+            waiting.append((region, growth))
+    values, failed = _evaluated(index, ready, types, tally)
+    sizes = {key: _bytes(array) for key, array in values.items()}
+    sound = [region for region in ready if _is_sound(index, region, values, failed, types, tally)]
     folded = 0
-    for region in sorted(ready, key=lambda region: region.growth(sizes, index)):
+    for region in sorted(sound, key=lambda region: region.growth(sizes, index)):
         growth = region.growth(sizes, index)
-        if tally.growth + growth > allowance and growth > 0:
-            tally.skipped[region.name] = Skip(region.name, f"folding it would grow the file by {growth:,} bytes")
+        if growth > max(0, spare):
+            waiting.append((region, growth))
             continue
+        spare -= growth
         tally.growth += growth
         folded += len(region.nodes)
         index.drop(region.nodes)
         for tensor in region.results:
-            _store(index, tensor, results[id(tensor)], region.home)
-    index.finish()
+            store(index, tensor, values[id(tensor)], region.home)
+    if last and not folded:
+        for region, growth in waiting:
+            # The rest of it may be folded the next time.
+            reason = f"folding it would grow the file by {growth:,} bytes"
+            tally.refuse(region.growers(types), region.name, reason)
     return folded
 
 
+def _spare_bytes(index: Index, types: Mapping[str, TensorType], tally: _Tally) -> int:
+    """By how much results may be larger than what they replace."""
+    return (
+        _ANSWER_BYTES
+        if tally.answers_only and _is_closed(index, types, tally)
+        else max(0, tally.budget - graph_bytes(index.graphs))
+    )
+
+
+def _is_closed(index: Index, types: Mapping[str, TensorType], tally: _Tally) -> bool:
+    """Whether every output of the model is computed from constants only."""
+    producers = [tensor.inputs for tensor in index.graph.outputs]
+    if any(len(nodes) != 1 for nodes in producers):
+        return False
+    regions, _ = constant_regions(index, types, _ANSWER_BYTES, tally.refused)
+    computed = {id(node) for region in regions for node in region.nodes}
+    answers = [nodes[0] for nodes in producers]
+    total = sum(result_bytes(tensor, types) or 0 for tensor in index.graph.outputs)
+    return total <= _ANSWER_BYTES and all(id(node) in computed or is_op(node, "Constant") for node in answers)
+
+
+def _evaluated(
+    index: Index, regions: list[Region], types: Mapping[str, TensorType], tally: _Tally
+) -> tuple[dict[int, np.ndarray[Any, Any]], set[int]]:
+    """Run regions; return values by ``id`` of tensor, and the nodes that failed."""
+    values: dict[int, np.ndarray[Any, Any]] = {}
+    failed: set[int] = set()
+    for home in index.graphs:
+        # Sibling subgraphs may use one name for different tensors: each graph is run by itself.
+        here = [region for region in regions if region.home is home]
+        found = (
+            evaluate([(region.nodes, region.results) for region in here], index.graph, types) if here else Evaluated()
+        )
+        values.update(found.values)
+        failed.update(found.failed)
+        for node in (node for region in here for node in region.nodes):
+            if id(node) in found.failed:
+                tally.refuse([node], node.name or node.outputs[0].name, f"{node.op}: {found.failed[id(node)]}")
+    return values, failed
+
+
+def _bytes(array: np.ndarray[Any, Any]) -> int:
+    return sum(len(str(item)) + 2 for item in array.flat) if array.dtype == object else array.nbytes
+
+
 def _is_sound(
-    index: Index, tensor: gs.Tensor, results: Mapping[int, np.ndarray[Any, Any]], types: Mapping[str, TensorType]
+    index: Index,
+    region: Region,
+    values: Mapping[int, np.ndarray[Any, Any]],
+    failed: Container[int],
+    types: Mapping[str, TensorType],
+    tally: _Tally,
 ) -> bool:
-    """Whether a result was computed, has the dtype it should, and can be stored where it belongs."""
-    if id(tensor) not in results:
+    """Whether all results were computed and can be stored where they belong; refuse the nodes of those that cannot."""
+    if any(id(node) in failed for node in region.nodes):
         return False
-    dtype = onnx_dtype(results[id(tensor)].dtype)
+    sound = True
+    for tensor in region.results:
+        reason = _why_not_storable(index, tensor, values.get(id(tensor)), types)
+        if reason is not None:
+            node = tensor.inputs[0]
+            if id(node) not in tally.refused:
+                tally.refuse([node], node.name or tensor.name, f"{node.op}: {reason}")
+            sound = False
+    return sound
+
+
+def _why_not_storable(
+    index: Index, tensor: gs.Tensor, values: np.ndarray[Any, Any] | None, types: Mapping[str, TensorType]
+) -> str | None:
+    if values is None:
+        return "its result is no tensor, or could not be computed"
+    dtype = onnx.TensorProto.STRING if values.dtype == object else onnx_dtype(values.dtype)
     known = types.get(tensor.name)
-    # ONNX Runtime hands float8 out as bytes.
     if known is not None and known.dtype not in {0, dtype}:
-        return False
-    return not index.is_output(tensor) or index.graph.opset >= 9 or dtype in _OLD_CONSTANTS
-
-
-def _may_fit(index: Index, region: Region, types: Mapping[str, TensorType], tally: _Tally, allowance: int) -> bool:
-    """Whether it is worth running a region: false where its known size alone forbids to keep it."""
-    sizes = {id(tensor): result_bytes(tensor, types) or 0 for tensor in region.results}
-    growth = region.growth(sizes, index)
-    if growth <= max(0, allowance - tally.growth):
-        return True
-    tally.skipped[region.name] = Skip(region.name, f"folding it would grow the file by {growth:,} bytes")
-    return False
+        return "its result has another type than it should"
+    if index.is_output(tensor) and index.graph.opset < 9 and dtype not in _OLD_CONSTANTS:
+        return "a Constant node cannot hold its result before opset 9"
+    return None

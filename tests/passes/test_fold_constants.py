@@ -26,11 +26,6 @@ def folded(text: str, *, opset: int = 17, compare: bool = True, **weights: objec
             id="dequantized weight",
         ),
         pytest.param(
-            """g (float[N,4] x) => (float[N,4] y) <float[4,4] f, float s, int8 z> {
-              q = QuantizeLinear(f, s, z)  w = DequantizeLinear(q, s, z)  y = MatMul(x, w) }""",
-            id="quantized and dequantized weight",
-        ),
-        pytest.param(
             """g (float[N,4] x) => (float[N,4] y) <int8[4,4] q, float s> {
               w = DequantizeLinear(q, s)  t = Transpose(w)  y = MatMul(x, t) }""",
             id="transposed dequantized weight",
@@ -269,9 +264,10 @@ def test_negative_numbers_divide_towards_zero() -> None:
 
 
 def test_a_shape_read_backwards() -> None:
-    run = folded("""g (float[2,3,N] x) => (int64[2] y) <int64[1] a = {1}, int64[1] b = {-9}, int64[1] axis = {0},
-      int64[1] step = {-1}, int64[2] k> { s = Shape(x)  r = Slice(s, a, b, axis, step)  y = Add(r, k) }""")
-    assert ops(run.after) == ["Shape", "Slice", "Add"]
+    run = folded("""g (float[2,3,N] x, int64[2] i) => (int64[2] y) <int64[1] a = {1}, int64[1] b = {-9},
+      int64[1] axis = {0}, int64[1] step = {-1}> { s = Shape(x)  r = Slice(s, a, b, axis, step)  y = Add(r, i) }""")
+    assert ops(run.after) == ["Add"]
+    np.testing.assert_array_equal(initializer(run.after, "r"), [3, 2])
 
 
 def test_a_shape_reshaped_with_a_copied_size() -> None:
@@ -280,17 +276,21 @@ def test_a_shape_reshaped_with_a_copied_size() -> None:
     assert ops(run.after) == ["Add"]
 
 
-def test_a_float8_result_is_not_stored_as_bytes() -> None:
-    # ONNX Runtime hands float8 values out as uint8 arrays.
-    text = "g (float[64] x) => (float[64] y) <float[64] w> { q = Cast<to = 17>(w)  y = Relu(x) }"
-    proto = model(text, opset=21, ir_version=10)
-    proto.graph.output.append(onnx.helper.make_tensor_value_info("q", onnx.TensorProto.FLOAT8E4M3FN, [64]))
+@pytest.mark.parametrize("kind", [16, 17, 18, 19, 20, 21, 22], ids=onnx.TensorProto.DataType.Name)
+def test_types_that_onnx_runtime_does_not_hand_out(kind: int) -> None:
+    text = f"g (float[64] x) => (float[64] y) <float[64] w> {{ q = Cast<to = {kind}>(w)  y = Relu(x) }}"
+    values = np.arange(64) % 7
+    proto = model(text, opset=21, ir_version=10, w=values)
+    proto.graph.output.append(onnx.helper.make_tensor_value_info("q", kind, [64]))
     result = apply(FoldConstants(), proto, compare=False).after
-    assert ops(result)[0] == "Cast"
+    assert ops(result) == ["Relu", "Constant"]
+    held = result.graph.node[1].attribute[0].t
+    assert held.data_type == kind
+    np.testing.assert_array_equal(onnx.numpy_helper.to_array(held).astype(np.float32), values)
 
 
 def test_an_output_that_an_old_constant_node_cannot_hold_stays_computed() -> None:
     text = """g (float[2] x) => (float[2] y, bool[1] z) <bool[300] w, bool[300] v, int64[1] first = {0}> {
       y = Relu(x)  a = And(w, v)  z = Gather(a, first) }"""
-    assert ops(folded(text, opset=8).after) == ["Relu", "And", "Gather"]
+    assert ops(folded(text, opset=8).after) == ["Relu", "Gather"]
     assert ops(folded(text, opset=9).after) == ["Relu", "Constant"]
