@@ -97,10 +97,16 @@ def _join_slices(editor: Editor, node: gs.Node) -> bool:
             if ranges is not None and list(ranges) == [axis] and ranges[axis][2] == 1:
                 taken = ranges[axis]
         last = parts[-1] if parts else None
-        if taken is not None and last is not None and last[1] is not None and last[2] is not None:
-            start = last[2][0]
-            if slicer.inputs[0] is last[1].inputs[0] and _adjacent(editor, slicer.inputs[0], axis, last[2], taken):
-                parts[-1] = (last[0], last[1], (start, taken[1], 1))
+        if (
+            slicer is not None
+            and taken is not None
+            and last is not None
+            and last[1] is not None
+            and last[2] is not None
+        ):
+            source = slicer.inputs[0]
+            if source is last[1].inputs[0] and _adjacent(editor, source, axis, last[2], taken):
+                parts[-1] = (last[0], last[1], (last[2][0], taken[1], 1))
                 continue
         parts.append((tensor, slicer if taken is not None else None, taken))
     if len(parts) == len(inputs):

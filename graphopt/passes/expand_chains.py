@@ -38,7 +38,7 @@ def _fit(first: list[int], second: list[int]) -> bool:
 
 def _names_every_size(editor: Editor, node: gs.Node) -> bool:
     result, target = editor.of(node.outputs[0]), editor.values.of(node.inputs[1])
-    return result is not None and target is not None and editor.as_sizes(target) == result
+    return result is not None and target is not None and target.items == result
 
 
 def drop_expand(editor: Editor, node: gs.Node) -> bool:

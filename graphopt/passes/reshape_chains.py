@@ -262,8 +262,8 @@ def _reshape(editor: Editor, node: gs.Node, source: Sizes | None, inner: Sizes |
     wanted = editor.constants(node, 1, "shape", 5)
     if wanted is None:
         known = editor.values.of(node.inputs[1])
-        if known is not None and known.elements.ndim == 1:
-            wanted = [item if isinstance(item, int) else 0 for item in known.elements]
+        if known is not None and len(known.shape) == 1:
+            wanted = [0 if names else number for number, names in known.items]
             safe = all(item or _same(source, inner, axis) for axis, item in enumerate(wanted))
             return Form("Reshape", tensor=node.inputs[1], attrs=node.attrs) if safe else None
         return None

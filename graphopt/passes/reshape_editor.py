@@ -23,7 +23,7 @@ from graphopt.graph import (
     variable,
 )
 from graphopt.passes.reshape_sizes import KnownSizes, Sizes
-from graphopt.passes.shape_arithmetic import Partial, ShapeArithmetic
+from graphopt.passes.reshape_values import SmallValues, small_values
 
 # Tensors with more readers than this are not searched for one of them; the end of the round takes care of it.
 _MANY = 64
@@ -55,23 +55,10 @@ class Editor:
         return known
 
     @cached_property
-    def values(self) -> ShapeArithmetic:
-        """What is known of the elements of integer tensors."""
+    def values(self) -> SmallValues:
+        """What is known of the elements of small integer tensors."""
         self.finish()
-        state = ShapeArithmetic(self.opset, self.sizes.types)
-        for home in self.index.graphs:
-            for node in home.nodes:
-                if node.op == "Where":
-                    _choose(state, node)
-                else:
-                    state.visit(node)
-        return state
-
-    def as_sizes(self, known: Partial) -> Sizes:
-        """The elements of an integer tensor, in order; an open one by what is known of its symbol."""
-        return tuple(
-            (item, ()) if isinstance(item, int) else self.sizes.named(str(item)) for item in known.elements.flat
-        )
+        return small_values(self.sizes, self.index.graphs)
 
     def of(self, tensor: gs.Tensor) -> Sizes | None:
         """The sizes of a tensor; None where its rank is unknown."""
@@ -202,38 +189,6 @@ class Editor:
 
 
 Rule: TypeAlias = Callable[[Editor, gs.Node], bool]
-
-
-def _choose(state: ShapeArithmetic, node: gs.Node) -> None:
-    """``Where(Equal(s, k), a, s)``, element by element: exporters write -1 for sizes to be filled in from ``a``."""
-    equal = node.inputs[0].inputs[0] if len(node.inputs) == 3 and len(node.inputs[0].inputs) == 1 else None
-    if not is_op(equal, "Equal") or not is_op(node, "Where") or equal is None:
-        return
-    compared = [state.of(tensor) for tensor in (*equal.inputs, *node.inputs[1:])]
-    if any(each is None or each.elements.shape != compared[-1].elements.shape for each in compared if compared[-1]):
-        return
-    first, second, chosen, other = compared
-    if first is None or second is None or chosen is None or other is None or chosen.dtype != other.dtype:
-        return
-    result = np.empty_like(other.elements)
-    for place in np.ndindex(result.shape):
-        same = _are_equal(first.elements[place], second.elements[place])
-        if same is None:
-            return
-        result[place] = chosen.elements[place] if same else other.elements[place]
-    state.found[id(node.outputs[0])] = Partial(result, other.dtype)
-
-
-def _are_equal(first: Any, second: Any) -> bool | None:
-    """Whether two elements are equal; None where that is open. Sizes, unlike other open numbers, are not negative."""
-    if first == second:
-        return True
-    if isinstance(first, int) and isinstance(second, int):
-        return False
-    numbers = [item for item in (first, second) if isinstance(item, int)]
-    names = [str(item) for item in (first, second) if not isinstance(item, int)]
-    is_size = len(names) == 1 and not names[0].startswith("?")
-    return False if is_size and numbers[0] < 0 else None
 
 
 def _forget(tensor: gs.Tensor, node: gs.Node) -> None:

@@ -56,7 +56,8 @@ def fixed(number: int) -> Size:
 
 def product(sizes: Iterable[Size]) -> Size:
     """The number of elements of so many axes."""
-    factor, symbols = 1, []
+    factor = 1
+    symbols: list[str] = []
     for number, names in sizes:
         factor *= number
         symbols += names

@@ -18,14 +18,14 @@ import onnx_graphsurgeon as gs
 from graphopt.graph import is_op, replace_uses
 from graphopt.passes.reshape_editor import Editor
 from graphopt.passes.reshape_sizes import Size, Sizes
-from graphopt.passes.shape_arithmetic import Partial
+from graphopt.passes.reshape_values import Elements
 
 Key: TypeAlias = tuple[str, tuple[int, ...], Sizes]
 # From here on Shape takes a start and an end.
 _PARTS_OF_SHAPE = 15
 # A tensor that has a size; more are not tried.
 _PROVIDERS = 4
-_INT64 = np.dtype(np.int64)
+_INT64 = np.dtype(np.int64).str
 
 
 @dataclass
@@ -77,7 +77,7 @@ def simplify_shape_values(editor: Editor) -> None:
                 continue
             if is_op(node, "Shape") and (node.inputs[0].inputs or home is editor.index.graph):
                 state.provide(editor, node.inputs[0])
-            known = editor.values.found.get(id(node.outputs[0]))
+            known = editor.values.of(node.outputs[0])
             if known is not None and not known.known:
                 _visit(editor, state, node, known)
     editor.finish()
@@ -93,10 +93,9 @@ def _is_sorted(nodes: Sequence[gs.Node]) -> bool:
     )
 
 
-def _visit(editor: Editor, state: _Home, node: gs.Node, known: Partial) -> None:
+def _visit(editor: Editor, state: _Home, node: gs.Node, known: Elements) -> None:
     result = node.outputs[0]
-    elements = editor.as_sizes(known)
-    key = (known.dtype.str, known.elements.shape, elements)
+    key = (known.dtype, known.shape, known.items)
     earlier = state.first.get(key)
     if earlier is not None and not _is_alive(editor, earlier):
         earlier = None
@@ -108,8 +107,8 @@ def _visit(editor: Editor, state: _Home, node: gs.Node, known: Partial) -> None:
             editor.release(result)
         return
     state.first.setdefault(key, result)
-    if known.elements.ndim == 1 and known.dtype == _INT64 and not is_op(node, "Shape"):
-        _rebuild(editor, state, node, elements)
+    if len(known.shape) == 1 and known.dtype == _INT64 and not is_op(node, "Shape"):
+        _rebuild(editor, state, node, known.items)
 
 
 def _rebuild(editor: Editor, state: _Home, node: gs.Node, elements: Sizes) -> None:
@@ -137,14 +136,14 @@ def _rebuild(editor: Editor, state: _Home, node: gs.Node, elements: Sizes) -> No
             elif tensor is None:
                 tensor = editor.new_tensor(result, ((len(piece.elements), ()),))
                 _write_piece(editor, editor.add("Shape", [piece.tensor], tensor, {}, node), piece)
-                state.first.setdefault((_INT64.str, (len(piece.elements),), piece.elements), tensor)
+                state.first.setdefault((_INT64, (len(piece.elements),), piece.elements), tensor)
             parts.append(tensor)
         editor.rewrite(node, "Concat", parts, {"axis": 0})
     editor.counts["shape_values"] += 1
 
 
 def _existing(editor: Editor, state: _Home, piece: _Piece) -> gs.Tensor | None:
-    found = state.first.get((_INT64.str, (len(piece.elements),), piece.elements))
+    found = state.first.get((_INT64, (len(piece.elements),), piece.elements))
     return found if found is not None and _is_alive(editor, found) else None
 
 

@@ -7,9 +7,10 @@ and a far end means as far as it goes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_graphsurgeon as gs
 
@@ -190,7 +191,7 @@ def _write_squeeze(editor: Editor, node: gs.Node, axis: int) -> None:
         editor.rewrite(node, "Squeeze", [node.inputs[0], axes], {})
 
 
-def _gather_of_gather(editor: Editor, node: gs.Node, before: gs.Node, indices: np.ndarray) -> bool:  # type: ignore[type-arg]
+def _gather_of_gather(editor: Editor, node: gs.Node, before: gs.Node, indices: npt.NDArray[Any]) -> bool:
     inner = values_of(before.inputs[1])
     axis = int(node.attrs.get("axis", 0))
     if inner is None or inner.ndim != 1 or inner.dtype.kind not in "iu" or axis != int(before.attrs.get("axis", 0)):
