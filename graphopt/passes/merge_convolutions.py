@@ -46,21 +46,38 @@ class MergeConvolutions:
 
     def apply(self, graph: gs.Graph, context: Context) -> PassReport:
         """Edit ``graph`` in place."""
-        everything = [node for home in walk(graph) for node in home.nodes]
-        sums = [node for node in everything if node.op in {"Add", "Sum"} and _may_merge(node)]
-        seconds = [node for node in everything if node.op in _LINEAR and _follows(node)]
         counts = {"branches": 0, "chains": 0}
-        if not sums and not seconds:
-            return PassReport(changes=0)
-        index, known, ledger = Index(graph), Knowledge(graph), Ledger()
-        known.index = index
-        for node in seconds:
-            counts["chains"] += _merge_chain(index, node, known, ledger)
-        for node in sums:
-            if not index.is_dropped(node):
-                counts["branches"] += merge_branches(index, node, known, ledger)
-        index.finish()
-        return PassReport(sum(counts.values()), details=counts | {"growth_bytes": ledger.growth})
+        known, ledger = Knowledge(graph), Ledger()
+        # Branches made one may be followed by a convolution, and convolutions made one may be a branch.
+        while True:
+            chains = _chains(graph, known, ledger)
+            branches = _branches(graph, known, ledger)
+            counts["chains"] += chains
+            counts["branches"] += branches
+            if not branches:
+                break
+        changes = sum(counts.values())
+        return PassReport(changes, details=counts | {"growth_bytes": ledger.growth} if changes else {})
+
+
+def _chains(graph: gs.Graph, known: Knowledge, ledger: Ledger) -> int:
+    seconds = [node for home in walk(graph) for node in home.nodes if node.op in _LINEAR and _follows(node)]
+    if not seconds:
+        return 0
+    index = known.index = Index(graph)
+    merged = sum(_merge_chain(index, node, known, ledger) for node in seconds)
+    index.finish()
+    return merged
+
+
+def _branches(graph: gs.Graph, known: Knowledge, ledger: Ledger) -> int:
+    sums = [node for home in walk(graph) for node in home.nodes if node.op in {"Add", "Sum"} and _may_merge(node)]
+    if not sums:
+        return 0
+    index = known.index = Index(graph)
+    merged = sum(merge_branches(index, node, known, ledger) for node in sums if not index.is_dropped(node))
+    index.finish()
+    return merged
 
 
 def _may_merge(node: gs.Node) -> bool:
@@ -90,10 +107,11 @@ def _follows(node: gs.Node) -> bool:
 
 def _merge_chain(index: Index, node: gs.Node, known: Knowledge, ledger: Ledger) -> int:
     """Merge a node with the one before it into it; return how many nodes went."""
-    if index.is_dropped(node) or sole_consumer(index, node.inputs[0]) is not node:
+    if index.is_dropped(node):
         return 0
+    alone = sole_consumer(index, node.inputs[0]) is node
     before = sole_producer(node.inputs[0])
-    if before is None or (before.op == "Conv") is not (node.op == "Conv"):
+    if not alone or before is None or (before.op == "Conv") is not (node.op == "Conv"):
         return 0
     first, second = read_kernel(before, index), read_kernel(node, index)
     if first is None or second is None or first[0].weights.dtype != second[0].weights.dtype:
