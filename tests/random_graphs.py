@@ -306,8 +306,11 @@ STEPS = (
 
 
 def random_graph(draw: Draw, steps: int) -> onnx.ModelProto:
-    """A valid model of about so many layers, with one to three outputs and whatever is left over unread."""
-    builder = Builder(draw)
+    """A valid model of about so many layers, with one to three outputs and whatever is left over unread.
+
+    Height and width are declared open now and then, though sizes inside may demand those that ``random_feed`` gives.
+    """
+    builder = Builder(draw, draw(st.sampled_from([13, 15, 17])))
     builder.sizes["x"] = (draw(st.sampled_from([1, 2, 4, 6])), draw(st.integers(3, 7)), draw(st.integers(3, 7)))
     channels, height, width = builder.sizes["x"]
     for _ in range(steps):
@@ -316,19 +319,24 @@ def random_graph(draw: Draw, steps: int) -> onnx.ModelProto:
     if not made:
         made = [builder.add("Relu", ["x"], builder.sizes["x"])]
     chosen = dict.fromkeys([made[-1], *(draw(st.sampled_from(made)) for _ in range(draw(st.integers(0, 2))))])
+    declared = ["H", "W"] if draw(st.integers(0, 3)) == 3 else [height, width]
+    fed = onnx.StringStringEntryProto(key="sizes", value=f"{height},{width}")
     shapes = {name: ["N", *(builder.sizes.get(name) or (builder.flat[name],))] for name in chosen}
     outputs = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in shapes.items()]
     graph = helper.make_graph(
         builder.nodes,
         "random",
-        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", channels, height, width])],
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", channels, *declared])],
         outputs,
         [numpy_helper.from_array(np.asarray(values), name) for name, values in builder.weights.items()],
     )
     imports = [helper.make_opsetid("", builder.opset)]
-    return helper.make_model(graph, opset_imports=imports, ir_version=8)
+    model = helper.make_model(graph, opset_imports=imports, ir_version=8)
+    model.metadata_props.append(fed)
+    return model
 
 
 def random_feed(model: onnx.ModelProto, batch: int) -> Mapping[str, np.ndarray[Any, Any]]:
-    dims = [dim.dim_value or batch for dim in model.graph.input[0].type.tensor_type.shape.dim]
+    channels = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
+    dims = [batch, channels, *map(int, model.metadata_props[0].value.split(","))]
     return {"x": np.random.default_rng(batch).normal(size=dims).astype(np.float32)}
