@@ -9,9 +9,10 @@ out is priced again, connected group by connected group, and only what costs les
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 
 import numpy as np
 import onnx
@@ -22,15 +23,16 @@ from graphopt.passes.layout.mincut import Network
 from graphopt.passes.layout.moves import Knowledge
 from graphopt.passes.layout.permutations import Perm, between, is_identity, without
 from graphopt.passes.layout.rules import ELEMENTWISE
-from graphopt.passes.layout.values import LINEAR, Use, Value, Values
+from graphopt.passes.layout.values import CONVOLUTIONS, LINEAR, Use, Value, Values
 
 # What running any node costs, in bytes that could be transposed meanwhile.
 _OVERHEAD = 8192.0
 # What an axis of unknown size counts for.
 _UNKNOWN = 16
-# Of equal places, a Transpose is best where it parts no convolution from what could fuse with it, then where it parts
-# no arithmetic. Whole numbers, so that prices can be compared exactly.
-_BESIDE_LINEAR = 90.0
+# Of equal places, a Transpose is best where it parts no linear operator from what could fuse with it, above all from
+# what follows, then where it parts no arithmetic. Whole numbers, so that prices can be compared exactly.
+_AFTER_LINEAR = 90.0
+_BEFORE_LINEAR = 60.0
 _BESIDE_ARITHMETIC = 30.0
 _NEVER = math.inf
 # Readers of a value that its price looks at.
@@ -39,13 +41,23 @@ _LOOKED_AT = 64
 
 @dataclass(frozen=True)
 class Price:
-    """Number of Transposes (and the like) and their cost in bytes."""
+    """Number of Transposes (and the like) and their cost in bytes; ``units`` are the open sizes that it counts in."""
 
-    count: int
-    cost: float
+    count: int = 0
+    cost: float = 0.0
+    units: frozenset[tuple[str, ...]] = frozenset()
 
     def __add__(self, other: Price) -> Price:
-        return Price(self.count + other.count, self.cost + other.cost)
+        return Price(self.count + other.count, self.cost + other.cost, self.units | other.units)
+
+    def beats(self, other: Price) -> bool:
+        """Whether it is certainly less: fewer Transposes, or as many and sizes that can be compared."""
+        comparable = len(self.units | other.units) <= 1 and (_UNSIZED,) not in self.units
+        return self.cost < other.cost and (self.count < other.count or (self.count == other.count and comparable))
+
+
+_UNSIZED = "?"
+_FREE = Price()
 
 
 class Prices:
@@ -55,13 +67,20 @@ class Prices:
         self._known = known
         self._seen: dict[int, tuple[Value, Shape | None, float, int]] = {}
 
-    def of(self, value: Value, start: Perm, end: Perm) -> float:
-        """Cost of the Transpose from one order to another."""
-        beside = int(any(use.label == end and use.node.op in LINEAR for use in value.uses[:_LOOKED_AT]))
+    def of(self, value: Value, start: Perm, end: Perm, readers: Iterable[Use]) -> float:
+        """Cost of the Transpose from one order to another, for these readers."""
+        some = list(islice(readers, _LOOKED_AT))
+        perm = between(start, end)
+        swaps_rows = perm[-2:] == (len(perm) - 1, len(perm) - 2) and is_identity(perm[:-2])
+        cost = _OVERHEAD + _BESIDE_ARITHMETIC * self._look(value)[3]
+        # ONNX Runtime's matrix product reads its operands transposed.
+        if not (
+            swaps_rows and some and end not in value.pinned_labels and all(use.node.op == "MatMul" for use in some)
+        ):
+            cost += self.bytes_of(value, start, end)
         if start == value.plain and value.producer is not None and value.producer.op in LINEAR:
-            beside += 1
-        cost = self.bytes_of(value, start, end) + _OVERHEAD + _BESIDE_LINEAR * beside
-        return cost + _BESIDE_ARITHMETIC * self._look(value)[3]
+            cost += _AFTER_LINEAR
+        return cost + _BEFORE_LINEAR * any(use.node.op in CONVOLUTIONS for use in some)
 
     def bytes_of(self, value: Value, start: Perm, end: Perm) -> float:
         """Bytes that a Transpose moves; none where only axes of size 1 change places."""
@@ -69,6 +88,13 @@ class Prices:
         if shape is not None and 1 in shape:
             return 0.0 if only_moves_ones(between(start, end), tuple(shape[axis] for axis in start)) else size
         return size
+
+    def unit(self, value: Value) -> tuple[str, ...]:
+        """The symbols of its open sizes; those of equal symbols can be compared."""
+        shape = self._look(value)[1]
+        if shape is None or None in shape:
+            return (_UNSIZED,)
+        return tuple(sorted(size for size in shape if isinstance(size, str)))
 
     def _look(self, value: Value) -> tuple[Value, Shape | None, float, int]:
         """Shape, bytes, and on how many sides there is arithmetic."""
@@ -104,14 +130,13 @@ def choose(values: Values, candidates: Candidates) -> Candidates:
     kept: dict[int, bool] = {}
     for group in _groups(candidates, chosen):
         touched = {id(found.root): found for key in group for found in _touched(values, candidates, key)}
-        before, after = Price(0, 0.0), Price(0, 0.0)
+        before, after = _FREE, _FREE
         for value in touched.values():
             before += price(value, candidates, frozenset(), prices)
             after += price(value, candidates, group, prices)
         for key in group:
             after += _extra(values, candidates, key, prices)
-        better = after.cost < before.cost and after.count <= before.count
-        kept.update(dict.fromkeys(group, better))
+        kept.update(dict.fromkeys(group, after.beats(before)))
     moves = {key: move for key, move in candidates.moves.items() if kept.get(key)}
     return Candidates(moves, candidates.orders)
 
@@ -131,7 +156,16 @@ def price(value: Value, candidates: Candidates, moving: frozenset[int] | set[int
     """What the Transposes of one value cost, once some nodes have moved."""
     written, read = labels_after(value, candidates, moving)
     read.discard(written)
-    return Price(len(read), sum(prices.of(value, written, label) for label in read))
+    if not read:
+        return _FREE
+    order = candidates.orders[id(value.root)][1]
+    readers: dict[Perm, list[Use]] = {label: [] for label in read}
+    for use in value.uses:
+        label = order if id(use.node) in moving and follows(use, candidates) else use.label
+        if label != written:
+            readers[label].append(use)
+    cost = sum(prices.of(value, written, label, uses) for label, uses in readers.items())
+    return Price(len(read), cost, frozenset([prices.unit(value)]))
 
 
 def follows(use: Use, candidates: Candidates) -> bool:
@@ -159,10 +193,11 @@ def _touched(values: Values, candidates: Candidates, key: int) -> list[Value]:
 def _extra(values: Values, candidates: Candidates, key: int, prices: Prices) -> Price:
     """What a node costs by itself, once moved."""
     node, move = candidates.moves[key]
-    total = Price(0, 0.0) if move.gather is None else Price(1, _OVERHEAD)
+    total = _FREE if move.gather is None else Price(1, _OVERHEAD)
     value = values.of(node.inputs[0]) if move.penalty else None
     if value is not None:
-        total += Price(0, move.penalty * prices.bytes_of(value, value.plain, value.plain[::-1]))
+        cost = move.penalty * prices.bytes_of(value, value.plain, value.plain[::-1])
+        total += Price(0, cost, frozenset([prices.unit(value)]))
     return total
 
 
@@ -188,32 +223,41 @@ def _charge(
     plain = value.plain
     writer = places[id(value.producer)] if _writes(value, candidates) else None
     fixed = set(value.pinned_labels)
+    readers: dict[Perm, list[Use]] = {}
     movable: dict[Perm, dict[int, None]] = {}
+    movers: dict[int, None] = {}
     for use in value.uses:
-        if follows(use, candidates) and use.label != order:
-            movable.setdefault(use.label, {})[places[id(use.node)]] = None
-        else:
+        readers.setdefault(use.label, []).append(use)
+        if use.label == order or not follows(use, candidates):
             fixed.add(use.label)
-    movers = [place for group in movable.values() for place in group]
+            continue
+        place = places[id(use.node)]
+        movable.setdefault(use.label, {})[place] = None
+        movers[place] = None
+        readers.setdefault(order, []).append(use)
+
+    def cost(start: Perm, end: Perm) -> float:
+        return prices.of(value, start, end, readers.get(end, ()))
+
     if writer is not None:
         if order in fixed:
-            network.feed(writer, prices.of(value, plain, order))
+            network.feed(writer, cost(plain, order))
         elif movers:
-            _any(network, movers, writer, prices.of(value, plain, order))
+            _any(network, movers, writer, cost(plain, order))
         if plain in fixed:
-            network.drain(writer, prices.of(value, order, plain))
+            network.drain(writer, cost(order, plain))
     elif order != plain and order not in fixed and movers:
-        _any(network, movers, None, prices.of(value, plain, order))
+        _any(network, movers, None, cost(plain, order))
     for label, group in movable.items():
         if label in fixed:
             continue
         if label != plain:
-            _all(network, group, None, prices.of(value, plain, label))
+            _all(network, group, None, cost(plain, label))
         elif writer is not None:
-            _all(network, group, writer, prices.of(value, order, plain))
+            _all(network, group, writer, cost(order, plain))
 
 
-def _any(network: Network, movers: list[int], unless: int | None, cost: float) -> None:
+def _any(network: Network, movers: Mapping[int, None], unless: int | None, cost: float) -> None:
     """Charge ``cost`` if any of the nodes moves, unless one moves too."""
     hub = network.add_node()
     for place in movers:

@@ -11,7 +11,8 @@ from graphopt.graph import Index, consumers, is_op, sole_producer
 from graphopt.passes.layout.moves import Knowledge
 from graphopt.passes.layout.permutations import Perm, compose, identity, is_permutation
 
-LINEAR = frozenset({"Conv", "ConvTranspose"})
+CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
+LINEAR = CONVOLUTIONS | {"Gemm", "MatMul"}
 
 
 @dataclass(eq=False, slots=True)
