@@ -31,21 +31,32 @@ class FuseChannelShuffle:
     def apply(self, graph: gs.Graph, context: Context) -> PassReport:
         """Edit ``graph`` in place."""
         counts: Counter[str] = Counter()
-        homes = [home for home in walk(graph) if worth_a_look(home.nodes)]
-        if not homes or graph.opset < 7:
-            return PassReport(changes=0)
-        known = Known(graph.opset, types_of(graph, distinct=True))
-        index = Index(graph)
-        for home in homes:
-            _fuse(index, home, known, counts)
-        if counts:
-            index.finish()
-            remove_unused(graph)
-            index = Index(graph)
-        for home in homes:
-            _absorb(index, home, known, counts)
+        # What one round leaves (two Transposes side by side) may be another shuffle.
+        while graph.opset >= 7:
+            before = counts.total()
+            _round(graph, counts)
+            if counts.total() == before:
+                break
+        return PassReport(counts.total(), (), dict(sorted(counts.items())))
+
+
+def _round(graph: gs.Graph, counts: Counter[str]) -> None:
+    homes = [home for home in walk(graph) if worth_a_look(home.nodes)]
+    if not homes:
+        return
+    known = Known(graph.opset, dict(types_of(graph, distinct=True)))
+    index = Index(graph)
+    before = counts.total()
+    for home in homes:
+        _fuse(index, home, known, counts)
+    if counts.total() > before:
         index.finish()
-        return PassReport(sum(counts.values()), (), dict(sorted(counts.items())))
+        # What computed the shapes must not keep tensors alive any longer.
+        remove_unused(graph)
+        index = Index(graph)
+    for home in homes:
+        _absorb(index, home, known, counts)
+    index.finish()
 
 
 def _fuse(index: Index, home: gs.Graph, known: Known, counts: Counter[str]) -> None:
@@ -60,6 +71,7 @@ def _fuse(index: Index, home: gs.Graph, known: Known, counts: Counter[str]) -> N
             writer.hand_on(source, target)
         else:
             writer.gather(source, shuffle.channel, shuffle.axis, target)
+        known.learn(target, source, shuffle.axis, len(shuffle.channel))
         counts["fused"] += 1
 
 

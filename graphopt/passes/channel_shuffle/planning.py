@@ -16,6 +16,7 @@ From 4 entries behind each channel on Gather is the faster (1.2-2.7 times), belo
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -111,6 +112,8 @@ def plan(orders: Mapping[int, Labels], needs: Sequence[Need], counts: Mapping[in
                     cost, nodes = cost + unit * splits[root][-1] + _NODE + _PIECE * len(splits[root]), nodes + 1
         if pieces > 1:
             cost, nodes = cost + unit * len(step.channel) + _NODE + _PIECE * pieces, nodes + 1
+            if not prefers_gather(step.need.target, step.need.axis, known):
+                cost += 2 * _SMALL_GATHER * unit * pieces
     return Plan(orders, steps, splits, cost, nodes)
 
 
@@ -120,6 +123,8 @@ def _step(orders: Mapping[int, Labels], need: Need, counts: tuple[int, ...], kno
     unit = _unit(need.target, need.axis, known)
     if runs > len(need.roots):
         cut_and_joined = 2 * (unit * len(channel) + _NODE + _PIECE * runs)
+        if not prefers_gather(need.target, need.axis, known):
+            cut_and_joined += 2 * _SMALL_GATHER * unit * runs
         if cut_and_joined > _gather_cost(need, unit, counts, known):
             return Step(need, origin, channel, counts, ())
     starts = np.flatnonzero(np.concatenate([[True], (np.diff(origin) != 0) | (np.diff(channel) != 1)]))
@@ -153,8 +158,9 @@ def _splits(steps: Sequence[Step]) -> dict[int, tuple[int, ...]]:
 
 
 def _gather_cost(need: Need, unit: float, counts: Sequence[int], known: Known) -> float:
-    each = 1.0 if prefers_gather(need.target, need.axis, known) else _SMALL_GATHER
-    cost = unit * len(need.channel) * each + _NODE
+    if not prefers_gather(need.target, need.axis, known):
+        return math.inf
+    cost = unit * len(need.channel) + _NODE
     if len(counts) > 1:
         cost += unit * sum(counts) + _NODE + _PIECE * len(counts)
     return cost

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -24,7 +24,14 @@ class Known:
     """What is known of the graph: the opset, and types by name from ``types_of(graph, distinct=True)``."""
 
     opset: int
-    types: Mapping[str, TensorType]
+    types: dict[str, TensorType]
+
+    def learn(self, tensor: gs.Tensor, like: gs.Tensor, axis: int, channels: int) -> None:
+        """Note the type of a tensor that is like another but for the number of channels, if it is not known."""
+        found, model = self.types.get(tensor.name), self.types.get(like.name)
+        if (found is None or found.shape is None) and model is not None and model.shape is not None:
+            shape = (*model.shape[:axis], channels, *model.shape[axis + 1 :])
+            self.types[tensor.name] = TensorType(model.dtype, shape)
 
     def sizes(self, tensor: gs.Tensor) -> tuple[Size, ...] | None:
         """Sizes of a tensor; an unknown one is a symbol of its own. None where the rank is unknown or a size is 0."""

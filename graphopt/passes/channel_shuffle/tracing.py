@@ -103,10 +103,11 @@ class Tracer:
         if id(move.target) in self._moves:
             return
         self._moves[id(move.target)] = move
-        for tensor in (move.target, *move.sources):
+        self._reach(Slot(move.target, move.axis), None, len(move.channel))
+        for tensor in move.sources:
             self._reach(Slot(tensor, move.axis), None)
 
-    def _reach(self, slot: Slot, number: int | None) -> None:
+    def _reach(self, slot: Slot, number: int | None, channels: int | None = None) -> None:
         """Put a slot into a class, a new one if ``number`` is None."""
         seen = self._slots.get(id(slot.tensor))
         if seen is not None:
@@ -119,16 +120,17 @@ class Tracer:
             elif number is not None:
                 self._merge(other, self._find(number))
             return
-        channels = self._channels(slot)
+        channels = self._channels(slot) if channels is None else channels
         if number is None:
-            self._classes.append(OrderClass(channels or 1))
+            self._classes.append(OrderClass(channels))
             number = len(self._classes) - 1
         number = self._find(number)
         each = self._class(number)
-        if channels != each.channels or channels < 2:
+        if channels != each.channels:
             each.blocks.add(1)
-            if channels != each.channels:
-                return
+            return
+        if channels < 2:
+            each.blocks.add(1)
         each.slots.append(slot)
         self._slots[id(slot.tensor)] = (slot, number)
         self._pending.append(slot)

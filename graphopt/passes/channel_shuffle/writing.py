@@ -41,7 +41,8 @@ class Writer:
     home: gs.Graph
     opset: int
     _constants: dict[tuple[object, ...], gs.Constant] = field(default_factory=dict)
-    _kept: list[gs.Tensor] = field(default_factory=list)
+    # What now stands for a tensor that is gone; the tensor is held so that its id stays its own.
+    _instead: dict[int, tuple[gs.Tensor, gs.Tensor]] = field(default_factory=dict)
 
     def carry_out(self, plan: Plan, moves: Sequence[Move], classes: Mapping[int, OrderClass]) -> None:
         """Give classes their orders and put a plan's nodes in the place of the moves."""
@@ -57,11 +58,12 @@ class Writer:
         self._permute(edits.values())
         pieces: dict[tuple[int, int], gs.Tensor] = {}
         for step in plan.steps:
-            roots = [renamed.get(id(root), root) for root in step.need.roots]
+            roots = [self._now(renamed.get(id(root), root)) for root in step.need.roots]
             self._make(step, plan, roots, renamed.get(id(step.need.target), step.need.target), pieces)
 
     def gather(self, source: gs.Tensor, indices: Labels, axis: int, target: gs.Tensor) -> None:
         """Let one Gather write ``target``."""
+        source = self._now(source)
         entries = np.asarray(indices, dtype=np.int32)
         key = ("channels", entries.tobytes())
         if key not in self._constants:
@@ -70,14 +72,22 @@ class Writer:
 
     def hand_on(self, source: gs.Tensor, target: gs.Tensor) -> None:
         """Let readers of ``target``, which nothing writes, read ``source``."""
+        source = self._now(source)
         if not self.index.is_output(target):
             replace_uses(self.index, target, source)
+            self._instead[id(target)] = target, source
             return
         producer = sole_producer(source)
         if producer is None or self.index.is_output(source) or self.index.home(producer) is not self.home:
             self._node("Identity", [source], [target], {})
         else:
             take_over(self.index, source, target)
+            self._instead[id(source)] = source, target
+
+    def _now(self, tensor: gs.Tensor) -> gs.Tensor:
+        while id(tensor) in self._instead:
+            tensor = self._instead[id(tensor)][1]
+        return tensor
 
     def _rename(self, tensor: gs.Tensor, *, written: bool) -> gs.Tensor:
         """A new tensor for the new order, with the producer and all readers of the old one."""
@@ -100,7 +110,6 @@ class Writer:
                 for edit, order in each:
                     values = permuted(values, edit, order)
                 self._constants[key] = constant(self.index, f"{old.name}_permuted", values)
-                self._kept.append(old)
             set_input(self.index, node, number, self._constants[key])
 
     def _make(
@@ -127,7 +136,7 @@ class Writer:
                 places = plan.splits[id(old)]
                 if (id(old), 0) not in pieces:
                     self._split(old, root, places, axis, pieces)
-                parts += [pieces[id(old), place] for place in places if start <= place < end]
+                parts += [self._now(pieces[id(old), place]) for place in places if start <= place < end]
             elif (start, end) == (0, step.counts[number]):
                 parts.append(root)
             else:
