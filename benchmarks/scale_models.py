@@ -79,15 +79,15 @@ def nop(nodes: int) -> tuple[onnx.ModelProto, int]:
 
 
 def fan(nodes: int) -> tuple[onnx.ModelProto, int]:
-    """One tensor that every second node reads through an Identity and every other one directly."""
+    """One tensor that a quarter of all nodes read, as many through an Identity; all is summed up."""
     build, rng = _Builder(), np.random.default_rng(0)
     x = build.node("Relu", "x")
-    parts = []
-    while len(build.nodes) < nodes - 1:
+    total = x
+    while len(build.nodes) < nodes:
         factor = build.weight(rng.standard_normal((1, 16)).astype(np.float32))
-        parts.append(build.node("Mul", x, factor))
-        parts.append(build.node("Identity", x))
-    return build.model(build.node("Sum", *parts), [2, 16]), len(build.nodes) - len(parts) // 2
+        total = build.node("Add", total, build.node("Mul", x, factor))
+        total = build.node("Add", total, build.node("Identity", x))
+    return build.model(total, [2, 16]), len(build.nodes) - len(build.nodes) // 4
 
 
 def deep(nodes: int) -> tuple[onnx.ModelProto, int]:
