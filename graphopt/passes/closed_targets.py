@@ -61,7 +61,7 @@ def _reshaped(items: Sequence[Element], dims: Sequence[Size] | None, *, copies: 
 
 def _expand(state: ShapeArithmetic, node: gs.Node) -> Closed:
     target = _target(state, node, 1)
-    dims = state.dims(node.inputs[0])
+    dims = None if target is None else state.dims(node.inputs[0])
     if target is None or dims is None:
         return
     own = [1] * (len(target.items) - len(dims)) + list(dims)
@@ -75,7 +75,7 @@ def _expand(state: ShapeArithmetic, node: gs.Node) -> Closed:
 
 def _slice(state: ShapeArithmetic, node: gs.Node) -> Closed:
     target = _target(state, node, 2) if state.opset >= 10 else None
-    dims = state.dims(node.inputs[0])
+    dims = None if target is None else state.dims(node.inputs[0])
     if target is None or dims is None:
         return
     try:
@@ -97,7 +97,7 @@ def _slice(state: ShapeArithmetic, node: gs.Node) -> Closed:
 def _resize(state: ShapeArithmetic, node: gs.Node) -> Closed:
     """Sizes that are whole multiples of the input's: the runtime divides them to get the very scales given here."""
     target = _target(state, node, 3) if state.opset >= 11 else None
-    dims = state.dims(node.inputs[0])
+    dims = None if target is None else state.dims(node.inputs[0])
     mode = node.attrs.get("coordinate_transformation_mode", "half_pixel")
     if target is None or dims is None or mode == "tf_crop_and_resize" or len(dims) != len(target.items):
         return

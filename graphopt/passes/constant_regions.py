@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -189,13 +189,17 @@ def _grown_by(node: gs.Node, types: Mapping[str, TensorType]) -> int:
 
 
 def _why_too_large(node: gs.Node, types: Mapping[str, TensorType], allowance: int) -> str | None:
-    sizes = [result_bytes(tensor, types) for tensor in node.outputs if not tensor.is_empty()]
-    known = [size for size in sizes if size is not None]
-    if len(known) < len(sizes) and node.op in _GROWS and not _is_sequence_loop(node, types):
-        return f"{node.op}: the size of its result is not known before it runs"
+    sizes = [result_bytes(tensor, types) for tensor in node.outputs if tensor.name]
+    total = 0
+    for size in sizes:
+        if size is None and node.op in _GROWS and not _is_sequence_loop(node, types):
+            return f"{node.op}: the size of its result is not known before it runs"
+        total += size or 0
+    if total <= SMALL_BYTES + allowance:
+        return None
     read = sum(result_bytes(tensor, types) or 0 for tensor in {id(t): t for t in node.inputs}.values())
-    if sum(known) > read + SMALL_BYTES + allowance:
-        return f"{node.op}: its result ({sum(known):,} bytes) is larger than what it is computed from ({read:,} bytes)"
+    if total > read + SMALL_BYTES + allowance:
+        return f"{node.op}: its result ({total:,} bytes) is larger than what it is computed from ({read:,} bytes)"
     return None
 
 
@@ -251,24 +255,9 @@ def node_bytes(node: gs.Node) -> int:
         names += len(tensor.name) + 2
     for tensor in node.outputs:
         names += len(tensor.name) + 2
+        if tensor.dtype is not None:  # Its type is declared.
+            names += len(tensor.name) + 14 + 4 * len(tensor.shape or ())
     return names + 8 * len(node.attrs)
-
-
-def graph_bytes(graphs: Iterable[gs.Graph]) -> int:
-    """About what graphs take in the file, with the constants that their nodes read."""
-    total = 0
-    seen: set[int] = set()
-    for graph in graphs:
-        for node in graph.nodes:
-            total += node_bytes(node)
-            for held in node.attrs.values():
-                if isinstance(held, gs.Constant):
-                    total += size_of(held) + TENSOR_BYTES
-            for tensor in node.inputs:
-                if type(tensor) is gs.Constant and id(tensor) not in seen:
-                    seen.add(id(tensor))
-                    total += stored_bytes(tensor, size_of(tensor))
-    return total
 
 
 def stored_bytes(tensor: gs.Tensor, values: int) -> int:

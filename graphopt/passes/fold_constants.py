@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import onnx
@@ -38,13 +38,15 @@ from graphopt.graph import (
     walk,
 )
 from graphopt.graph import replace_uses as let_read
+from graphopt.graph.spare import spare_bytes
 from graphopt.graph.values import StoredValues
 from graphopt.passes.base import Context, PassReport, Skip
-from graphopt.passes.constant_regions import Region, constant_regions, graph_bytes, reads_constants, result_bytes
+from graphopt.passes.constant_regions import SMALL_BYTES, Region, constant_regions, reads_constants, result_bytes
 from graphopt.passes.evaluate import Evaluated, evaluate
 from graphopt.passes.shape_folding import fold_shapes, has_shapes
 
 _SHAPES = frozenset({"Shape", "Size"})
+_Content: TypeAlias = tuple[str, str, tuple[int, ...], bytes] | None
 # How much a model may grow that is nothing but constants.
 _ANSWER_BYTES = 16_000_000
 # A constant answer that nodes read too is stored twice, if it is this small: readers know a constant by its kind.
@@ -69,10 +71,12 @@ class FoldConstants:
 
     def apply(self, graph: gs.Graph, context: Context) -> PassReport:
         """Edit ``graph`` in place."""
-        tally = _Tally()
+        tally = _Tally(self.max_growth_bytes)
         graphs = tuple(walk(graph))
         if _has_work(graphs):
-            tally.budget = self.max_growth_bytes + graph_bytes(graphs)
+            index = Index(graph)
+            tally.lifted = _lift_constant_nodes(index)
+            index.finish()
             tally.answers_only = not _depends_on_inputs(graph)
             while _round(graph, tally):
                 # Values found now let inference see further: the next round starts from there.
@@ -94,17 +98,24 @@ class _Tally:
     """What has been done so far, over all rounds.
 
     Attributes:
-        budget: bytes that the graph may take.
+        allowance: bytes by which the file may grow.
         answers_only: whether no output of the model depends on an input.
+        spare: bytes by which results may be larger than what they replace; nothing is spent as long as other folds go
+            on, which save more.
+        current: whether nothing was folded since ``spare`` was told.
+        waiting: what would be folded if there were more to spare: nodes to refuse in the end, where, and the reason.
         refused: ``id`` of a node -> the node and why it shall not be evaluated again.
     """
 
+    allowance: int
+    answers_only: bool = False
     lifted: int = 0
     shapes: int = 0
     folded: int = 0
     growth: int = 0
-    budget: int = 0
-    answers_only: bool = False
+    spare: int = 0
+    current: bool = False
+    waiting: list[tuple[Sequence[gs.Node], str, str]] = field(default_factory=list)
     skipped: dict[str, Skip] = field(default_factory=dict)
     refused: dict[int, tuple[gs.Node, Skip]] = field(default_factory=dict)
 
@@ -136,31 +147,61 @@ def _depends_on_inputs(graph: gs.Graph) -> bool:
 def _round(graph: gs.Graph, tally: _Tally) -> bool:
     """One pass over the graph; return whether another one may find more."""
     index = Index(graph)
-    lifted = _lift_constant_nodes(index)
-    index.finish()
-    shapes = fold_shapes(index, store) if has_shapes(index.graphs) else 0
+    types = types_of(graph)
+    shapes = fold_shapes(index, types, store) if has_shapes(index.graphs) else 0
     index.finish()
     refused = len(tally.refused)
-    folded = _fold_regions(index, tally, last=not shapes)
+    folded = _fold_regions(index, types, tally)
     index.finish()
-    tally.lifted, tally.shapes, tally.folded = tally.lifted + lifted, tally.shapes + shapes, tally.folded + folded
-    return bool(shapes + folded) or len(tally.refused) > refused
+    tally.shapes, tally.folded = tally.shapes + shapes, tally.folded + folded
+    if shapes or folded:
+        tally.current = False
+        return True
+    return len(tally.refused) > refused or _spends_more(graph, tally)
 
 
-def store(index: Index, tensor: gs.Tensor, values: Any, home: gs.Graph) -> None:
-    """Give ``tensor``, whose producer is dropped, a fixed value: an array, or values still stored."""
-    # Constants live in the outermost graph, where a name of a subgraph may be taken.
+def _spends_more(graph: gs.Graph, tally: _Tally) -> bool:
+    """When nothing else is left to do, ask how much the file has shrunk; give up what is too large even so."""
+    if not tally.waiting:
+        return False
+    if not tally.current:
+        before, tally.spare, tally.current = tally.spare, spare_bytes(graph) + tally.allowance, True
+        if tally.spare > max(0, before):
+            return True
+    refused = len(tally.refused)
+    for nodes, where, reason in tally.waiting:
+        # What is left of a region may be folded the next time.
+        tally.refuse(nodes, where, reason)
+    return len(tally.refused) > refused
+
+
+def store(
+    index: Index, tensor: gs.Tensor, values: Any, home: gs.Graph, holder: gs.Constant | None = None
+) -> gs.Constant | None:
+    """Give ``tensor``, whose producer is dropped, a fixed value: an array, or values still stored.
+
+    Args:
+        index: of the whole model.
+        tensor: gets the value.
+        values: the value.
+        home: the graph that the tensor stands in.
+        holder: a constant that has the value already, if there is one.
+
+    Returns:
+        the constant that is read now; None where the tensor is an output, which a Constant node writes.
+    """
     if not index.is_output(tensor):
-        name = tensor.name if home is index.graph else index.fresh_name(tensor.name)
-        holder = gs.Constant(name, values)
+        if holder is None:
+            # Constants live in the outermost graph, where a name of a subgraph may be taken.
+            holder = gs.Constant(tensor.name if home is index.graph else index.fresh_name(tensor.name), values)
         let_read(index, tensor, holder)
         if tuple(values.shape) == (1,):
             _let_ranges_read_scalars(index, holder, values)
-        return
+        return holder
     # Outputs of a graph must be written by a node: not every runtime takes an initializer there.
-    holder = gs.Constant("", values)
-    add_node(index, "Constant", [], [tensor], {"value": holder}, prefix=tensor.name, home=home)
+    add_node(index, "Constant", [], [tensor], {"value": gs.Constant("", values)}, prefix=tensor.name, home=home)
     _let_readers_see(index, tensor, values)
+    return None
 
 
 def _let_ranges_read_scalars(index: Index, holder: gs.Constant, values: Any) -> None:
@@ -208,55 +249,62 @@ def _lift_constant_nodes(index: Index) -> int:
     return len(found) + edits
 
 
-def _fold_regions(index: Index, tally: _Tally, *, last: bool) -> int:
-    """Evaluate constant regions, the ones that shrink the file first; return how many nodes went.
-
-    What is too large waits for what else may be saved, and is refused in a round that saves nothing (``last``: the
-    rest of the round did not).
-    """
-    types = types_of(index.graph)
-    spare = _spare_bytes(index, types, tally)
-    regions, skipped = constant_regions(index, types, spare, tally.refused)
+def _fold_regions(index: Index, types: Mapping[str, TensorType], tally: _Tally) -> int:
+    """Evaluate constant regions, the ones that shrink the file first; return how many nodes went."""
+    if tally.answers_only and not tally.current and _is_closed(index, types, tally):
+        tally.spare, tally.current = _ANSWER_BYTES, True
+    regions, skipped = constant_regions(index, types, max(0, tally.spare), tally.refused)
     tally.skipped = {skip.where: skip for skip in skipped}
     tally.skipped.update((skip.where, skip) for _, skip in tally.refused.values())
-    waiting: list[tuple[Region, int]] = []
+    tally.waiting = [((), "", "")] if skipped else []
     ready: list[Region] = []
     for region in regions:
         growth = region.growth({id(tensor): result_bytes(tensor, types) or 0 for tensor in region.results}, index)
-        if growth <= max(0, spare):
+        # A small one may turn out to equal another, and then costs nothing.
+        if growth <= max(0, tally.spare) or (tally.spare > 0 and growth <= SMALL_BYTES):
             ready.append(region)
         else:
-            waiting.append((region, growth))
+            _wait(region, growth, types, tally)
     values, failed = _evaluated(index, ready, types, tally)
     sizes = {key: _bytes(array) for key, array in values.items()}
     sound = [region for region in ready if _is_sound(index, region, values, failed, types, tally)]
-    folded = 0
-    for region in sorted(sound, key=lambda region: region.growth(sizes, index)):
-        growth = region.growth(sizes, index)
-        if growth > max(0, spare):
-            waiting.append((region, growth))
+    growths = {id(region): region.growth(sizes, index) for region in sound}
+    taken: list[Region] = []
+    shared: dict[_Content, int] = {}
+    for region in sorted(sound, key=lambda region: growths[id(region)]):
+        contents = {
+            id(tensor): _content(values[id(tensor)]) for tensor in region.results if not index.is_output(tensor)
+        }
+        growth = growths[id(region)] - sum(sizes[key] for key, content in contents.items() if content in shared)
+        if growth > max(0, tally.spare):
+            _wait(region, growth, types, tally)
             continue
-        spare -= growth
+        shared.update((content, key) for key, content in contents.items() if content is not None)
+        tally.spare -= growth
         tally.growth += growth
-        folded += len(region.nodes)
-        index.drop(region.nodes)
+        taken.append(region)
+    folded = [node for region in taken for node in region.nodes]
+    index.drop(folded)
+    holders: dict[_Content, gs.Constant] = {}
+    for region in taken:
         for tensor in region.results:
-            store(index, tensor, values[id(tensor)], region.home)
-    if last and not folded:
-        for region, growth in waiting:
-            # The rest of it may be folded the next time.
-            reason = f"folding it would grow the file by {growth:,} bytes"
-            tally.refuse(region.growers(types), region.name, reason)
-    return folded
+            content = _content(values[id(tensor)])
+            holder = store(index, tensor, values[id(tensor)], region.home, holders.get(content))
+            if holder is not None and content is not None:
+                holders.setdefault(content, holder)
+    return len(folded)
 
 
-def _spare_bytes(index: Index, types: Mapping[str, TensorType], tally: _Tally) -> int:
-    """By how much results may be larger than what they replace."""
-    return (
-        _ANSWER_BYTES
-        if tally.answers_only and _is_closed(index, types, tally)
-        else max(0, tally.budget - graph_bytes(index.graphs))
-    )
+def _content(values: np.ndarray[Any, Any]) -> _Content:
+    """What tells small values from others; None for large ones, of which equals are not looked for."""
+    if values.dtype == object or values.nbytes > SMALL_BYTES:
+        return None
+    return values.dtype.str, values.dtype.name, values.shape, values.tobytes()
+
+
+def _wait(region: Region, growth: int, types: Mapping[str, TensorType], tally: _Tally) -> None:
+    reason = f"folding it would grow the file by {growth:,} bytes"
+    tally.waiting.append((region.growers(types), region.name, reason))
 
 
 def _is_closed(index: Index, types: Mapping[str, TensorType], tally: _Tally) -> bool:

@@ -8,13 +8,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphopt.graph import Index, replace_uses, set_input, types_of
+from graphopt.graph import Index, TensorType, replace_uses, set_input
 from graphopt.passes.closed_targets import CLOSERS
 from graphopt.passes.shape_arithmetic import ShapeArithmetic
 from graphopt.passes.shape_rules import RULES
@@ -22,7 +22,7 @@ from graphopt.passes.symbolic_sizes import UNKNOWN, Open
 
 # Longer results count as data and must pay for their bytes.
 _SHORT = 64
-Store = Callable[[Index, gs.Tensor, Any, gs.Graph], None]
+Store = Callable[[Index, gs.Tensor, Any, gs.Graph], Any]
 
 
 def has_shapes(graphs: Iterable[gs.Graph]) -> bool:
@@ -30,14 +30,15 @@ def has_shapes(graphs: Iterable[gs.Graph]) -> bool:
     return any(node.op in {"Shape", "Size"} for graph in graphs for node in graph.nodes)
 
 
-def fold_shapes(index: Index, store: Store) -> int:
+def fold_shapes(index: Index, types: Mapping[str, TensorType], store: Store) -> int:
     """Fold shape arithmetic; return how many tensors got a constant value, a constant target or a twin's place.
 
     Args:
         index: of the whole model; the caller calls ``finish``.
+        types: inferred types by tensor name, every open size with a symbol of its own.
         store: gives a tensor, whose producer is dropped, a fixed value.
     """
-    state = ShapeArithmetic(index.graph.opset, types_of(index.graph, distinct=True), RULES)
+    state = ShapeArithmetic(index.graph.opset, types, RULES)
     for home in index.graphs:
         for node in home.nodes:
             if not index.is_dropped(node):
