@@ -179,13 +179,26 @@ def fitted(net: Net) -> nn.Module:
         norm.momentum = None  # the plain average over what follows
         norm.train()
     with torch.no_grad(), contextlib.suppress(ValueError):
-        module(torch.rand(4, *net.shape))
+        module(_samples(8, net.shape))
+    for norm in norms:
+        # A channel that hardly varies over so few samples would be blown up, and rounding with it.
+        norm.running_var.clamp_(min=0.05 * float(norm.running_var.mean()))
     return module.eval()
+
+
+def _samples(count: int, shape: tuple[int, ...]) -> torch.Tensor:
+    """Inputs that differ in level, in contrast and in what is where, not only in their noise."""
+    ones = (1,) * (len(shape) - 1)
+    level = torch.randn(count, shape[0], *ones)
+    contrast = 0.5 + torch.rand(count, 1, *ones)
+    coarse = torch.randn(count, shape[0], *(max(size // 32, 1) for size in shape[1:]))
+    smooth = nn.functional.interpolate(coarse, size=shape[1:], mode="nearest")
+    return level + contrast * (smooth + 0.3 * torch.randn(count, *shape))
 
 
 def export(net: Net, module: nn.Module, exporter: str, path: Path) -> None:
     """Write one model."""
-    sample = torch.rand(2 if net.dynamic else 1, *net.shape)
+    sample = _samples(2 if net.dynamic else 1, net.shape)
     axes = {axis: name for axis, name in enumerate(net.dynamic) if name}
     partial = path.with_suffix(".partial")
     with warnings.catch_warnings():
