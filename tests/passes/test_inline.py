@@ -7,9 +7,10 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import Run, apply, context, feeds, model, ops
+from support import Run, apply, assert_same, context, feeds, model, ops, outputs
 
-from graphopt.graph import export_graph, import_graph
+from graphopt.graph import export_graph, import_graph, verify
+from graphopt.model.inlining import inline_functions
 from graphopt.passes.inline import Inline
 
 
@@ -200,6 +201,93 @@ def _info(name: str) -> onnx.ValueInfoProto:
 
 def _leaf() -> onnx.GraphProto:
     return onnx.helper.make_graph([onnx.helper.make_node("Exp", ["x"], ["r"])], "b", [], [_info("r")])
+
+
+CALLS = """<ir_version: 9, opset_import: ["" : 17, "local" : 1]>
+  g (float[4] x, bool c) => (float[4] y, float[4] z) <float[4] w> {
+    h = local.scale<alpha = 0.3>(x, w)
+    k = local.scale(x, w)
+    y = If (c) < then_branch = t () => (float[4] p) { a, p = local.both(h, k) },
+                 else_branch = e () => (float[4] q) { q, b = local.both<alpha = 0.7>(h, k) } >
+    t = local.same(h)
+    z = local.bounded(t, , w)
+  }
+  <domain: "local", opset_import: ["" : 17]> scale <alpha: float = 0.1>(x, w) => (y)
+    { t = Mul(x, w)  y = LeakyRelu<alpha: float = @alpha>(t) }
+  <domain: "local", opset_import: ["" : 17, "local" : 1]> both <alpha: float = 0.2>(a, b) => (x, y)
+    { x = local.scale<alpha: float = @alpha>(a, b)  t = local.scale(b, a)  y = Neg(t) }
+  <domain: "local", opset_import: ["" : 17]> same (x) => (x) { t = Neg(x) }
+  <domain: "local", opset_import: ["" : 17]> bounded (x, low, w) => (y) { h = Clip(x, low)  y = Add(h, w) }"""
+
+
+def expanded(proto: onnx.ModelProto, fed: dict[str, object] | None = None) -> onnx.ModelProto:
+    """The model with its functions expanded, held to the same outputs, and left as it was itself."""
+    untouched = proto.SerializeToString(deterministic=True)
+    after = inline_functions(proto)
+    assert proto.SerializeToString(deterministic=True) == untouched
+    verify(after)
+    fed = feeds(proto) | (fed or {})
+    assert_same(outputs(proto, fed), outputs(after, fed))
+    assert inline_functions(after) is after
+    return after
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_functions_are_expanded(flag: bool) -> None:
+    # ONNX Runtime cannot run a function that returns its own input: what it should give is said without it.
+    plain = "".join(line for line in CALLS.splitlines(keepends=True) if "same (x)" not in line)
+    proto, said = model(CALLS), model(plain.replace("t = local.same(h)", "t = Identity(h)"))
+    after = inline_functions(proto)
+    verify(after)
+    fed = feeds(proto) | {"c": np.array(flag)}
+    assert_same(outputs(said, fed), outputs(after, fed))
+    assert (len(after.functions), "local" in {node.domain for node in after.graph.node}) == (0, False)
+    assert ops(after) == ["Mul", "LeakyRelu", "Mul", "LeakyRelu", "If", "Neg", "Identity", "Clip", "Add"]
+
+
+def test_subgraphs_of_functions_keep_their_names_apart() -> None:
+    after = expanded(
+        model("""<ir_version: 9, opset_import: ["" : 17, "local" : 1]>
+      g (float[4] x, bool c) => (float[4] y) { t = local.pick(x, c)  p = Neg(t)  y = local.pick(p, c) }
+      <domain: "local", opset_import: ["" : 17]> pick (a, c) => (r) {
+        t = Exp(a)
+        r = If (c) < then_branch = t () => (p) { x = Abs(t)  p = Neg(x) }, else_branch = e () => (p) { p = Sqrt(t) } >
+      }""")
+    )
+    assert ops(after) == ["Exp", "If", "Neg", "Exp", "If"]
+
+
+def test_a_function_of_another_version_that_means_the_same() -> None:
+    text = """<ir_version: 9, opset_import: ["" : 17, "local" : 1]>
+      g (float[4] x) => (float[4] y) { t = local.same(x)  y = local.other(t) }
+      <domain: "local", opset_import: ["" : 18]> same (x) => (y) { t = Relu(x)  y = Neg(t) }
+      <domain: "local", opset_import: ["" : 18]> other (x) => (y) { y = ReduceMax<keepdims = 1>(x) }"""
+    after = inline_functions(model(text))
+    assert [function.name for function in after.functions] == ["other"]
+    assert ops(after) == ["Relu", "Neg", "other"]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        '<domain: "local", opset_import: ["" : 18]> f (x) => (y) { y = ReduceMax<keepdims = 1>(x) }',
+        '<domain: "local", opset_import: ["" : 17]> f (x) => (y) { y = Relu(x)  y = Neg(x) }',
+        '<domain: "local", opset_import: ["" : 17]> f (x) => (y) { y = other.Thing(x) }',
+    ],
+)
+def test_functions_left_alone(function: str) -> None:
+    text = """<ir_version: 9, opset_import: ["" : 17, "local" : 1]>
+      g (float[4] x) => (float[4] y) { y = local.f(x) }"""
+    proto = model(text + function)
+    assert inline_functions(proto) is proto
+
+
+def test_functions_that_a_runtime_knows_are_left_alone() -> None:
+    text = """<ir_version: 9, opset_import: ["" : 17, "com.microsoft" : 1]>
+      g (float[4] x) => (float[4] y) { y = com.microsoft.Gelu(x) }
+      <domain: "com.microsoft", opset_import: ["" : 17]> Gelu (x) => (y) { y = Relu(x) }"""
+    proto = model(text)
+    assert inline_functions(proto) is proto
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
