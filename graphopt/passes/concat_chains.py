@@ -6,7 +6,7 @@ import onnx_graphsurgeon as gs
 
 from graphopt.graph import is_op
 from graphopt.passes.reshape_editor import Editor
-from graphopt.passes.slice_chains import FAR, Range, ranges_of, restored_split, write_slice
+from graphopt.passes.slice_chains import Range, ranges_of, restored_split, write_slice
 
 
 def simplify_concat(editor: Editor, node: gs.Node) -> bool:
@@ -74,11 +74,7 @@ def _restore(editor: Editor, node: gs.Node) -> bool:
         place += 1 if source is None else count
     if len(parts) == len(inputs):
         return False
-    if len(parts) == 1:
-        editor.bypass(node, parts[0])
-    else:
-        editor.rewrite(node, "Concat", parts, node.attrs)
-    editor.counts["concats"] += 1
+    _write(editor, node, parts)
     return True
 
 
@@ -97,16 +93,10 @@ def _join_slices(editor: Editor, node: gs.Node) -> bool:
             if ranges is not None and list(ranges) == [axis] and ranges[axis][2] == 1:
                 taken = ranges[axis]
         last = parts[-1] if parts else None
-        if (
-            slicer is not None
-            and taken is not None
-            and last is not None
-            and last[1] is not None
-            and last[2] is not None
-        ):
-            source = slicer.inputs[0]
-            if source is last[1].inputs[0] and _adjacent(editor, source, axis, last[2], taken):
-                parts[-1] = (last[0], last[1], (last[2][0], taken[1], 1))
+        if slicer is not None and taken is not None and last is not None and last[1] is not None:
+            source, before = slicer.inputs[0], last[2]
+            if before is not None and source is last[1].inputs[0] and _adjacent(editor, source, axis, before, taken):
+                parts[-1] = (last[0], last[1], (before[0], taken[1], 1))
                 continue
         parts.append((tensor, slicer if taken is not None else None, taken))
     if len(parts) == len(inputs):
@@ -114,7 +104,8 @@ def _join_slices(editor: Editor, node: gs.Node) -> bool:
     kept: list[gs.Tensor] = []
     for tensor, slicer, taken in parts:
         if slicer is not None and taken is not None and ranges_of(editor, slicer) != {axis: taken}:
-            whole = taken[0] == 0 and taken[1] == FAR
+            sizes = editor.of(slicer.inputs[0])
+            whole = taken[0] == 0 and sizes is not None and taken[1] >= sizes[axis][0] > 0
             joined = slicer.inputs[0] if whole else editor.new_tensor(tensor, None)
             if not whole:
                 write_slice(editor, editor.add("Slice", list(slicer.inputs), joined, dict(slicer.attrs), node),
@@ -122,11 +113,7 @@ def _join_slices(editor: Editor, node: gs.Node) -> bool:
             kept.append(joined)
         else:
             kept.append(tensor)
-    if len(kept) == 1:
-        editor.bypass(node, kept[0])
-    else:
-        editor.rewrite(node, "Concat", kept, node.attrs)
-    editor.counts["concats"] += 1
+    _write(editor, node, kept)
     return True
 
 
@@ -153,6 +140,14 @@ def _drop_empty(editor: Editor, node: gs.Node) -> bool:
     kept = [t for t, size in zip(node.inputs, sizes, strict=True) if size is not None and size[axis] != (0, ())]
     if not kept or len(kept) == len(node.inputs):
         return False
-    editor.rewrite(node, "Concat", kept, node.attrs)
-    editor.counts["concats"] += 1
+    _write(editor, node, kept)
     return True
+
+
+def _write(editor: Editor, node: gs.Node, parts: list[gs.Tensor]) -> None:
+    """Let a node join these parts; one alone needs no node."""
+    if len(parts) == 1:
+        editor.bypass(node, parts[0])
+    else:
+        editor.rewrite(node, "Concat", parts, node.attrs)
+    editor.counts["concats"] += 1

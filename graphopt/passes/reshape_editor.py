@@ -25,7 +25,7 @@ from graphopt.graph import (
 from graphopt.passes.reshape_sizes import KnownSizes, Sizes
 from graphopt.passes.reshape_values import SmallValues, small_values
 
-# Tensors with more readers than this are not searched for one of them; the end of the round takes care of it.
+# Tensors with more readers than this are not searched for one of them; ``finish`` takes care of it.
 _MANY = 64
 
 
@@ -43,6 +43,7 @@ class Editor:
     opset: int
     counts: Counter[str] = field(default_factory=Counter)
     _dead: dict[int, gs.Node] = field(default_factory=dict)
+    _crowded: dict[int, gs.Tensor] = field(default_factory=dict)
     _ints: dict[tuple[int, ...], gs.Constant] = field(default_factory=dict)
 
     @cached_property
@@ -153,22 +154,33 @@ class Editor:
 
     def finish(self) -> None:
         """Take out what is dead, and sort."""
+        for tensor in self._crowded.values():
+            alive = [node for node in tensor.outputs if id(node) not in self._dead]
+            list.clear(tensor.outputs)
+            list.extend(tensor.outputs, alive)
+        self._crowded.clear()
         gone = [node for node in self._dead.values() if not self.index.is_dropped(node)]
         if gone:
             self.index.drop(gone)
         self.index.finish()
 
     def _bury(self, node: gs.Node) -> None:
+        """Cut a dead node off from what it reads, and with it whatever only it read."""
+        self._sweep(self._cut(node))
+
+    def _cut(self, node: gs.Node) -> list[gs.Tensor]:
         self._dead[id(node)] = node
         inputs = list(node.inputs)
         for tensor in inputs:
             if len(tensor.outputs) <= _MANY:
                 _forget(tensor, node)
-        if all(len(tensor.outputs) <= _MANY for tensor in inputs):
-            list.clear(node.inputs)
-        self._sweep(inputs)
+            else:
+                self._crowded[id(tensor)] = tensor
+        list.clear(node.inputs)
+        return inputs
 
     def _sweep(self, tensors: Sequence[gs.Tensor]) -> None:
+        """Bury what computed tensors that nothing reads any more."""
         pending = list(tensors)
         while pending:
             tensor = pending.pop()
@@ -177,15 +189,10 @@ class Editor:
             node = tensor.inputs[0]
             if id(node) in self._dead or any(output.outputs or self.index.is_output(output) for output in node.outputs):
                 continue
+            # What a body reads is not cut here.
             if any(isinstance(value, gs.Graph) for value in node.attrs.values()):
                 continue
-            self._dead[id(node)] = node
-            inputs = list(node.inputs)
-            if all(len(each.outputs) <= _MANY for each in inputs):
-                for each in inputs:
-                    _forget(each, node)
-                list.clear(node.inputs)
-                pending += inputs
+            pending += self._cut(node)
 
 
 Rule: TypeAlias = Callable[[Editor, gs.Node], bool]

@@ -107,8 +107,22 @@ def _visit(editor: Editor, state: _Home, node: gs.Node, known: Elements) -> None
             editor.release(result)
         return
     state.first.setdefault(key, result)
-    if len(known.shape) == 1 and known.dtype == _INT64 and not is_op(node, "Shape"):
+    if is_op(node, "Shape"):
+        _ask_earlier(editor, state, node, known.items)
+    elif len(known.shape) == 1 and known.dtype == _INT64:
         _rebuild(editor, state, node, known.items)
+
+
+def _ask_earlier(editor: Editor, state: _Home, node: gs.Node, elements: Sizes) -> None:
+    """Let a Shape read an earlier tensor of the same sizes, so that what it reads now need not be there for it."""
+    source = node.inputs[0]
+    pieces = _pieces(editor, state, elements) or []
+    if len(pieces) != 1 or pieces[0].tensor is None or pieces[0].tensor is source or not source.inputs:
+        return
+    if not _is_one_node(editor, pieces[0]) or (pieces[0].tensor.inputs and not editor.is_private(source)):
+        return
+    _write_piece(editor, node, pieces[0])
+    editor.counts["shape_values"] += 1
 
 
 def _rebuild(editor: Editor, state: _Home, node: gs.Node, elements: Sizes) -> None:

@@ -97,12 +97,13 @@ def _in_turn(first: Range, second: Range, size: int | None) -> Range | None:
     (start, end, step), (start2, end2, step2) = first, second
     if step != 1 or step2 < 1 or start < 0 or start2 < 0:
         return None
+    begin = min(start + start2, FAR)
     if end == FAR:
         # What is left of a negative end counts from the same back.
-        return (start + start2, end2 if end2 < 0 or end2 == FAR else start + end2, step2)
+        return (begin, end2 if end2 < 0 else min(start + end2, FAR), step2)
     if end < 0:
-        return (start + start2, end, step2) if end2 == FAR else None
-    return None if end2 < 0 else (start + start2, min(end, start + min(end2, FAR - start)), step2)
+        return (begin, end, step2) if end2 == FAR else None
+    return None if end2 < 0 else (begin, min(end, start + end2), step2)
 
 
 def _python(given: Range) -> slice:
