@@ -22,28 +22,25 @@ comes to.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
 from graphopt.graph import (
     Index,
-    add_node,
-    constant,
     is_op,
     set_input,
     set_output,
     sole_consumer,
     sole_producer,
-    variable,
     walk,
 )
 from graphopt.passes.absorb import Demand, Search
 from graphopt.passes.affine import may_be_link
 from graphopt.passes.affine_chains import Chain, find_chains
 from graphopt.passes.base import Context, PassReport, Skip
-from graphopt.passes.ledger import Ledger, growth_of, released_by
+from graphopt.passes.ledger import NODE_BYTES, Ledger, growth_of, released_by
 from graphopt.passes.linear import (
     LINEAR,
     Folded,
@@ -56,7 +53,7 @@ from graphopt.passes.linear import (
     write_linear,
 )
 from graphopt.passes.merge_affine import merge
-from graphopt.passes.parameters import can_hold_bias, channel_axis
+from graphopt.passes.parameters import can_hold_bias, channel_axis, write_with_add
 from graphopt.passes.ranks import Knowledge
 from graphopt.passes.reassociate import reassociate
 
@@ -170,7 +167,10 @@ class _Folding:
         """Let nodes further up take a chain up; None if done, else ''."""
         if sole_consumer(self.index, chain.source) is not chain.links[0].node:
             return ""
-        search = Search(self.index, self.known)
+        spare = NODE_BYTES * len(chain.links) - growth
+        # An Add in the place of several nodes, or of a BatchNormalization, is a gain.
+        gains = len(chain.links) > 1 or chain.has_batchnorm
+        search = Search(self.index, self.known, spare, may_add=gains)
         edit = search.edit(chain.source, Demand(chain.affine, chain.axis))
         if edit is None:
             return ""
@@ -178,7 +178,7 @@ class _Folding:
         target = chain.target
         self.index.drop(chain.nodes)
         edit(target)
-        self.ledger.book(growth)
+        self.ledger.book(growth + spare - search.spare)
         self.unsettled = True
         return None
 
@@ -230,14 +230,7 @@ class _Folding:
             if node.outputs[0] is not target:
                 set_output(index, node, 0, target)
             return
-        write_linear(index, linear, replace(folded, bias=None))
-        # The value without its bias is a new one, and must not go by the name of another.
-        unbiased = variable(index, f"{target.name}_unbiased", like=target)
-        set_output(index, node, 0, unbiased)
-        assert folded.bias is not None
-        bias = constant(index, f"{node.name or target.name}_bias", folded.bias)
-        prefix = f"{node.name or target.name}_add"
-        add_node(index, "Add", [unbiased, bias], [target], prefix=prefix, home=index.home(node))
+        write_with_add(index, linear, folded, target)
         self.unsettled = True
 
 

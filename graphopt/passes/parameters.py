@@ -7,18 +7,36 @@ Beside the linear nodes these are the normalizations: BatchNormalization, Instan
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphopt.graph import Index, constant, is_op, set_input, set_output, values_of
+from graphopt.graph import Index, add_node, constant, is_op, set_input, set_output, values_of, variable
 from graphopt.passes.affine import FLOATS, Affine, all_finite, read_link
-from graphopt.passes.ledger import NODE_BYTES, growth_of
+from graphopt.passes.ledger import growth_of
 from graphopt.passes.linear import LINEAR, Folded, Linear, into_outputs, read_linear, write_linear
 from graphopt.passes.ranks import Knowledge
 
 _ALONG_CHANNELS = frozenset({"BatchNormalization", "InstanceNormalization", "GroupNormalization"})
 _ALONG_LAST = frozenset({"LayerNormalization", "RMSNormalization"})
+
+
+@dataclass
+class Site:
+    """Where a map is to be taken up.
+
+    Attributes:
+        index: of the whole model.
+        known: for ranks and shapes.
+        spare: bytes that constants may still grow by.
+        may_add: whether a MatMul that cannot hold a bias may get one Add behind it.
+    """
+
+    index: Index
+    known: Knowledge
+    spare: int
+    may_add: bool = False
 
 
 def channel_axis(linear: Linear, rank: Callable[[], int | None]) -> int | None:
@@ -34,10 +52,22 @@ def can_hold_bias(linear: Linear, folded: Folded, rank: Callable[[], int | None]
     return folded.bias is None or linear.node.op != "MatMul" or rank() == 2
 
 
-def absorb_in_linear(
-    index: Index, known: Knowledge, node: gs.Node, affine: Affine, axis: int | None
-) -> Callable[[gs.Tensor], None] | None:
+def write_with_add(index: Index, linear: Linear, folded: Folded, target: gs.Tensor) -> None:
+    """Give a MatMul its weights, and an Add behind it, that writes ``target``, its bias."""
+    node = linear.node
+    write_linear(index, linear, replace(folded, bias=None))
+    # The value without its bias is a new one, and must not go by the name of another.
+    unbiased = variable(index, f"{target.name}_unbiased", like=target)
+    set_output(index, node, 0, unbiased)
+    assert folded.bias is not None
+    name = node.name or target.name
+    bias = constant(index, f"{name}_bias", folded.bias)
+    add_node(index, "Add", [unbiased, bias], [target], prefix=f"{name}_add", home=index.home(node))
+
+
+def absorb_in_linear(site: Site, node: gs.Node, affine: Affine, axis: int | None) -> Callable[[gs.Tensor], None] | None:
     """How a linear node takes the map up without any node more; None where it does not."""
+    index, known = site.index, site.known
     if not is_op(node, *LINEAR):
         return None
     linear = read_linear(node, index)
@@ -50,12 +80,21 @@ def absorb_in_linear(
     if axis is not None and axis != channel_axis(linear, rank):
         return None
     folded = into_outputs(linear, affine)
-    if isinstance(folded, str) or not can_hold_bias(linear, folded, rank):
+    if isinstance(folded, str):
         return None
-    if growth_of(node, ((1, folded.weights), (2, folded.bias))) > NODE_BYTES:
+    adds = not can_hold_bias(linear, folded, rank)
+    if adds and not site.may_add:
         return None
+    growth = growth_of(node, ((1, folded.weights), (2, folded.bias)))
+    if growth > max(site.spare, 0):
+        return None
+    site.spare -= growth
+    site.may_add &= not adds
 
     def apply(target: gs.Tensor) -> None:
+        if adds:
+            write_with_add(index, linear, folded, target)
+            return
         write_linear(index, linear, folded)
         set_output(index, node, 0, target)
 
@@ -63,9 +102,10 @@ def absorb_in_linear(
 
 
 def absorb_in_normalization(
-    index: Index, known: Knowledge, node: gs.Node, affine: Affine, axis: int | None
+    site: Site, node: gs.Node, affine: Affine, axis: int | None
 ) -> Callable[[gs.Tensor], None] | None:
     """How a normalization takes the map up into its scale and bias; None where it does not."""
+    index, known = site.index, site.known
     if node.op not in _ALONG_CHANNELS | _ALONG_LAST or node.domain or len(node.inputs) < 2:
         return None
     if node.op == "GroupNormalization" and index.graph.opset < 21:
