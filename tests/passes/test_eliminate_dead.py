@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support import Run, apply, context, feeds, model, ops
 
 from graphopt.graph import export_graph, import_graph
@@ -247,7 +249,7 @@ def test_removes_no_ops(text: str) -> None:
         ("g (bool[4] x) => (bool[4] y) <bool t = {1}> { a = And(x, t)  y = Not(a) }", ["Not"]),
         ("g (bool[4] x) => (bool[4] y) <bool f = {0}> { a = Or(f, x)  b = Xor(a, f)  y = Not(b) }", ["Not"]),
         ("g (int32[4] x) => (int32[4] y) <int32 k = {1}> { a = Div(x, k)  y = Abs(a) }", ["Abs"]),
-        ("g (float[6] x) => (float[6] y) { a, b = Split<axis = 0>(x)  t = Concat<axis = -1>(a, b)  y = Exp(t) }", ["Exp"]),
+        ("g (float[6] x) => (float[6] y) { a, b = Split<axis=0>(x)  t = Concat<axis=-1>(a, b)  y = Exp(t) }", ["Exp"]),
         ("g (int32[4] x) => (int32[4] y) { a = Cast<to = 7>(x)  b = Cast<to = 6>(a)  y = Neg(b) }", ["Neg"]),
         ("g (int32[4] x) => (int8[4] y) { a = Cast<to = 7>(x)  y = Cast<to = 3>(a) }", ["Cast"]),
         ("g (float[4] x) => (float16[4] y) { a = Cast<to = 11>(x)  y = Cast<to = 10>(a) }", ["Cast"]),
@@ -399,3 +401,41 @@ def test_an_input_with_a_default_is_no_weight() -> None:
     equal = onnx.numpy_helper.to_array(proto.graph.initializer[0])
     proto.graph.initializer.append(onnx.numpy_helper.from_array(equal, "w"))
     assert apply(EliminateDead(), proto).report.changes == 0
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_random_graphs(data: st.DataObject) -> None:
+    """Graphs most of which is no-ops, within branches too; any value may be an output."""
+    count = iter(range(1000))
+    calls = (
+        "Identity({0})", "Neg({0})", "Abs({0})", "Add({0}, zero)", "Mul(one, {0})", "Dropout({0})", "Sub({0}, {1})",
+        "Reshape({0}, shape)", "Where(yes, {0}, {1})", "Cast<to=1>({0})", "Concat<axis=0>({0}, none)", "Max({0}, {0})",
+    )  # fmt: skip
+
+    def block(seen: list[str], depth: int) -> str:
+        lines = []
+        for _ in range(data.draw(st.integers(1, 6))):
+            name = f"t{next(count)}"
+            first, second = data.draw(st.sampled_from(seen)), data.draw(st.sampled_from(seen))
+            if depth < 2 and data.draw(st.integers(0, 5)) == 0:
+                number = next(count)
+                inner = [list(seen), list(seen)]
+                then, other = block(inner[0], depth + 1), block(inner[1], depth + 1)
+                lines.append(
+                    f"{name} = If (flag) < then_branch = a{number} () => (float[4] p{number}) "
+                    f"{{ {then}  p{number} = Identity({inner[0][-1]}) }}, else_branch = b{number} () => "
+                    f"(float[4] q{number}) {{ {other}  q{number} = Abs({inner[1][-1]}) }} >"
+                )
+            else:
+                lines.append(f"{name} = {data.draw(st.sampled_from(calls)).format(first, second)}")
+            seen.append(name)
+        return "  ".join(lines)
+
+    seen = ["x"]
+    body = block(seen, 0)
+    results = data.draw(st.lists(st.sampled_from(seen[1:]), min_size=1, max_size=3, unique=True))
+    declared = ", ".join(f"float[4] {name}" for name in results)
+    constants = "<float zero = {0}, float one = {1}, int64[1] shape = {-1}, bool yes = {1}, float[0] none>"
+    proto = model(f"g (float[4] x, bool flag) => ({declared}) {constants} {{ {body} }}")
+    apply(EliminateDead(), proto, feeds(proto) | {"flag": np.array(data.draw(st.booleans()))})
