@@ -30,7 +30,6 @@ from graphopt.graph import (
     consumers,
     is_op,
     onnx_dtype,
-    reads_of,
     remove_unused,
     set_input,
     types_of,
@@ -38,6 +37,7 @@ from graphopt.graph import (
     walk,
 )
 from graphopt.graph import replace_uses as let_read
+from graphopt.graph.making import new_constant
 from graphopt.graph.spare import spare_bytes
 from graphopt.graph.values import StoredValues
 from graphopt.passes.base import Context, PassReport, Skip
@@ -77,7 +77,7 @@ class FoldConstants:
             index = Index(graph)
             tally.lifted = _lift_constant_nodes(index)
             index.finish()
-            tally.answers_only = not _depends_on_inputs(graph)
+            tally.answers_only = not any(tensor.outputs or index.is_output(tensor) for tensor in graph.inputs)
             while _round(graph, tally):
                 # Values found now let inference see further: the next round starts from there.
                 remove_unused(graph)
@@ -99,7 +99,7 @@ class _Tally:
 
     Attributes:
         allowance: bytes by which the file may grow.
-        answers_only: whether no output of the model depends on an input.
+        answers_only: whether no input of the model is used.
         spare: bytes by which results may be larger than what they replace; nothing is spent as long as other folds go
             on, which save more.
         current: whether nothing was folded since ``spare`` was told.
@@ -126,22 +126,6 @@ class _Tally:
 
 def _has_work(graphs: tuple[gs.Graph, ...]) -> bool:
     return any(node.op in _SHAPES or reads_constants(node) for graph in graphs for node in graph.nodes)
-
-
-def _depends_on_inputs(graph: gs.Graph) -> bool:
-    inputs = {id(tensor) for tensor in graph.inputs}
-    pending = list(graph.outputs)
-    seen = {id(tensor) for tensor in pending}
-    while pending:
-        tensor = pending.pop()
-        if id(tensor) in inputs:
-            return True
-        for node in tensor.inputs:
-            for read in reads_of(node) if node.attrs else node.inputs:
-                if id(read) not in seen:
-                    seen.add(id(read))
-                    pending.append(read)
-    return False
 
 
 def _round(graph: gs.Graph, tally: _Tally) -> bool:
@@ -193,7 +177,7 @@ def store(
     if not index.is_output(tensor):
         if holder is None:
             # Constants live in the outermost graph, where a name of a subgraph may be taken.
-            holder = gs.Constant(tensor.name if home is index.graph else index.fresh_name(tensor.name), values)
+            holder = new_constant(tensor.name if home is index.graph else index.fresh_name(tensor.name), values)
         let_read(index, tensor, holder)
         if tuple(values.shape) == (1,):
             _let_ranges_read_scalars(index, holder, values)

@@ -19,7 +19,7 @@ import onnx_graphsurgeon as gs
 
 from graphopt.graph import TensorType, is_op, onnx_dtype, values_of
 from graphopt.graph.values import StoredSparse
-from graphopt.passes.symbolic_sizes import UNKNOWN, Open, Size, symbol
+from graphopt.passes.symbolic_sizes import UNKNOWN, Open, Size, product, quotient, symbol
 
 # Shapes and indices are short; longer tensors are data, and none of this module's business.
 MAX_ELEMENTS = 256
@@ -79,12 +79,14 @@ class ShapeArithmetic:
         types: inferred types by tensor name, every open size with a symbol of its own.
         rules: by operator.
         found: ``id`` of a tensor -> what is known of its elements, for those computed from shapes.
+        solved: sizes that inference knows by a symbol only, by that symbol.
     """
 
     opset: int
     types: Mapping[str, TensorType]
     rules: Mapping[str, Rule]
     found: dict[int, Partial] = field(default_factory=dict)
+    solved: dict[str, Size] = field(default_factory=dict)
     _constants: dict[int, Partial | None] = field(default_factory=dict)
     _fresh: Iterator[int] = field(default_factory=itertools.count)
 
@@ -103,9 +105,13 @@ class ShapeArithmetic:
         if known is None or known.shape is None:
             return None
         return [
-            size if isinstance(size, int) else symbol(size if size is not None else f"{tensor.name}@{axis}")
+            size if isinstance(size, int) else self._named(size if size is not None else f"{tensor.name}@{axis}")
             for axis, size in enumerate(known.shape)
         ]
+
+    def _named(self, name: str) -> Size:
+        found = self.solved.get(name)
+        return symbol(name) if found is None else found
 
     def input(self, node: gs.Node, slot: int) -> Partial:
         """What is known of an input. Raises Unknown where nothing is, or it is left out."""
@@ -134,6 +140,8 @@ class ShapeArithmetic:
         rule = self.rules.get(node.op)
         if rule is None or not is_op(node, node.op):
             return
+        if node.op == "Reshape" and len(node.inputs) == 2:
+            self._learn(node)
         if node.op not in {"Shape", "Size"} and not any(id(tensor) in self.found for tensor in node.inputs):
             return  # Constants only are evaluated by the runtime itself.
         try:
@@ -146,6 +154,32 @@ class ShapeArithmetic:
         for tensor, each in zip(node.outputs, results, strict=False):
             if len(each.items) <= MAX_ELEMENTS and len(each.items) == math.prod(each.shape):
                 self.found[id(tensor)] = each
+
+    def _learn(self, node: gs.Node) -> None:
+        """Learn from the target of a Reshape what the symbols stand for that inference gave its result.
+
+        Inference carries symbols on, so that what comes after is known as well, without inferring it again.
+        """
+        known = self.types.get(node.outputs[0].name)
+        if known is None or known.shape is None or all(isinstance(size, int) for size in known.shape):
+            return
+        target, source = self.of(node.inputs[1]), self.dims(node.inputs[0])
+        if target is None or source is None or len(target.items) != len(known.shape):
+            return
+        sizes: list[Size | None] = []
+        for axis, item in enumerate(target.items):
+            if item == 0 and not node.attrs.get("allowzero", 0):
+                sizes.append(source[axis] if axis < len(source) else None)
+            else:
+                is_size = (isinstance(item, int) and item >= 0) or (isinstance(item, Open) and item.is_size)
+                sizes.append(item if is_size else None)  # type: ignore[arg-type]
+        if sizes.count(None) == 1 and target.items[sizes.index(None)] == -1:
+            whole, part = product(source), product([size for size in sizes if size is not None])
+            sizes[sizes.index(None)] = None if whole is None or part is None else quotient(whole, part)
+        for axis, (size, known_as) in enumerate(zip(sizes, known.shape, strict=True)):
+            name = f"{node.outputs[0].name}@{axis}" if known_as is None else known_as
+            if size is not None and isinstance(name, str) and name not in self.solved and size != symbol(name):
+                self.solved[name] = size
 
     def unknown(self) -> Open:
         """An integer of which nothing is known."""

@@ -7,7 +7,7 @@ so ``(N * 4) / 2`` and ``N * 2`` are one and the same.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -72,6 +72,14 @@ def multiply(first: Size, second: Size) -> Size | None:
         names = tuple(sorted((*left, *right)))
         total[names] = total.get(names, 0) + some * other
     return _collected(total)
+
+
+def product(items: Iterable[Size]) -> Size | None:
+    """The product of all; None where it would become a long formula."""
+    total: Size | None = 1
+    for item in items:
+        total = None if total is None else multiply(total, item)
+    return total
 
 
 def divide(first: Size, second: Size) -> Size | None:
@@ -142,6 +150,19 @@ def ratio(whole: Size, part: Size) -> int | None:
     names, count = part.terms[0]
     times = dict(whole.terms).get(names, 0) // count
     return times if times > 0 and multiply(part, times) == whole else None
+
+
+def quotient(whole: Size, part: Size) -> Size | None:
+    """What times ``part`` is ``whole``, where both are single products and every name of ``part`` cancels."""
+    (left, times), (right, by) = _terms(whole)[0], _terms(part)[0]
+    if len(_terms(whole)) > 1 or len(_terms(part)) > 1 or by == 0 or times % by:
+        return None
+    names = list(left)
+    for name in right:
+        if name not in names:
+            return None
+        names.remove(name)
+    return _collected({tuple(names): times // by})
 
 
 def _is_size(size: Size) -> bool:
