@@ -36,7 +36,7 @@ from graphopt.graph import (
     sole_producer,
     walk,
 )
-from graphopt.passes.absorb import Demand, Search
+from graphopt.passes.absorb import absorb
 from graphopt.passes.affine import may_be_link
 from graphopt.passes.affine_chains import Chain, find_chains
 from graphopt.passes.base import Context, PassReport, Skip
@@ -170,15 +170,14 @@ class _Folding:
         spare = NODE_BYTES * len(chain.links) - growth
         # An Add in the place of several nodes, or of a BatchNormalization, is a gain.
         gains = len(chain.links) > 1 or chain.has_batchnorm
-        search = Search(self.index, self.known, spare, may_add=gains)
-        edit = search.edit(chain.source, Demand(chain.affine, chain.axis))
-        if edit is None:
+        found = absorb(self.index, self.known, chain.source, chain.affine, chain.axis, spare=spare, may_add=gains)
+        if found is None:
             return ""
-        self.changed.update(id(node) for node in search.met)
+        self.changed |= found.changed
         target = chain.target
         self.index.drop(chain.nodes)
-        edit(target)
-        self.ledger.book(growth + spare - search.spare)
+        found.edit(target)
+        self.ledger.book(growth + found.growth)
         self.unsettled = True
         return None
 

@@ -421,3 +421,246 @@ def test_weights_behind_dequantize_linear_are_left_alone() -> None:
         "c = Conv(x, w)", "w = DequantizeLinear(q, one)  c = Conv(x, w)"
     )
     assert folded(text).reasons == ["the weights of Conv 'c' are computed"]
+
+
+CONV4 = "float[4,4,3,3] w"
+ATTENTION = """g (float[N,6,8] x) => (float[N,2,6,6] y) <float[8,8] w, float[8] b, float[8,8] v, float s>
+  {{ q0 = MatMul(x, w)  q1 = Add(q0, b)  q2 = Reshape(q1, shape)  q3 = Transpose<perm = [0, 2, 1, 3]>(q2)
+     k0 = MatMul(x, v)  k1 = Reshape(k0, shape)  k2 = Transpose<perm = [0, 2, 3, 1]>(k1)
+     {} y = Softmax<axis = -1>(a) }}""".replace("float s>", "float s, int64[4] shape = {{0, 0, 2, 4}}>")
+
+
+@pytest.mark.parametrize(
+    ("weights", "body", "left"),
+    [
+        pytest.param(
+            f"{CONV4}, float[4] k", "c = Conv(x, w)  t = Transpose<perm = [0, 2, 3, 1]>(c)  y = Mul(t, k)",
+            ["Conv", "Transpose"], id="transposed",
+        ),
+        pytest.param(
+            f"{CONV4}, float[4] k, float[4] b",
+            "c = Conv(x, w)  t = Transpose<perm = [0, 2, 3, 1]>(c)  s = Mul(t, k)  y = Add(s, b)",
+            ["Conv", "Transpose"], id="transposed, a new bias",
+        ),
+        pytest.param(
+            f"{CONV4}, float[2,4,3,3] v, float[2] d, float[6,1,1] k, float[6,1,1] b",
+            "c = Conv(x, w)  e = Conv(x, v, d)  t = Concat<axis = 1>(c, e)  s = Mul(t, k)  y = Add(s, b)",
+            ["Conv", "Conv", "Concat"], id="concatenated channels",
+        ),
+        pytest.param(
+            f"{CONV4}, float[4,4,3,3] v, float[4,1,1] k",
+            "c = Conv(x, w)  e = Conv(x, v)  t = Concat<axis = -1>(c, e)  y = Mul(t, k)",
+            ["Conv", "Conv", "Concat"], id="concatenated places",
+        ),
+        pytest.param(
+            f"{CONV4}, float[4,1,1] k", "c = Conv(x, w)  s = Add(c, z)  y = Add(s, k)", ["Relu", "Conv", "Add"],
+            id="a sum",
+        ),
+        pytest.param(
+            f"{CONV4}, float[4,1,1] k", "c = Conv(x, w)  s = Sub(z, c)  y = Add(s, k)", ["Relu", "Conv", "Sub"],
+            id="a difference",
+        ),
+        pytest.param(
+            f"{CONV4}, float k = {{2.5}}", "c = Conv(x, w)  p = Mul(z, c)  y = Div(p, k)", ["Relu", "Conv", "Mul"],
+            id="a product",
+        ),
+        pytest.param(
+            f"{CONV4}, float k", "c = Conv(x, w)  e = Exp(z)  p = Div(c, e)  y = Mul(p, k)",
+            ["Relu", "Conv", "Exp", "Div"], id="a quotient",
+        ),
+        pytest.param(
+            f"{CONV4}, float[4,1,1] k = {{2.0, 1.0, 0.5, 3.0}}, float[4,1,1] b",
+            "c = Conv(x, w)  p = MaxPool<kernel_shape = [2, 2]>(c)  s = Mul(p, k)  y = Add(s, b)",
+            ["Conv", "MaxPool"], id="the largest",
+        ),
+        pytest.param(
+            f"{CONV4}, float[4,1,1] k, float[4,1,1] b",
+            "c = Conv(x, w)  p = AveragePool<kernel_shape = [2, 2], pads = [1, 1, 0, 0]>(c)  s = Mul(p, k)"
+            "y = Add(s, b)", ["Conv", "AveragePool"], id="the mean",
+        ),
+        pytest.param(
+            f"{CONV4}, float[4,1,1] k",
+            "c = Conv(x, w)  p = AveragePool<kernel_shape = [2, 2], pads = [1, 1, 0, 0], count_include_pad = 1>(c)"
+            "y = Mul(p, k)", ["Conv", "AveragePool"], id="the mean with its padding, no shift",
+        ),
+        pytest.param(
+            f"{CONV4}, float[4,1,1] k = {{2.0, 1.0, 0.5, 3.0}}", "c = Conv(x, w)  r = Relu(c)  y = Mul(r, k)",
+            ["Conv", "Relu"], id="relu",
+        ),
+        pytest.param(
+            f"{CONV4}, float k", "c = Conv(x, w)  r = Flatten(c)  y = Div(r, k)", ["Conv", "Flatten"], id="flattened",
+        ),
+        pytest.param(
+            "float[4] g, float[4] h, float[4,1,1] k, float[4,1,1] b",
+            "n = InstanceNormalization(x, g, h)  s = Mul(n, k)  y = Add(s, b)", ["InstanceNormalization"],
+            id="instance norm",
+        ),
+        pytest.param(
+            "float[8] g, float[8] k, float[8] b", "n = LayerNormalization(x, g)  s = Mul(n, k)  y = Add(s, b)",
+            ["LayerNormalization"], id="layer norm, a new bias",
+        ),
+        pytest.param(
+            f"{CONV4}, float[4] b, float[4,1,1] k, float[4,1,1] e",
+            "c = Conv(x, w)  s = Add(c, z)  t = Transpose(s)  u = Transpose(t)  v = Add(u, e)  y = Relu(v)",
+            ["Relu", "Conv", "Add", "Transpose", "Transpose", "Relu"], id="far away",
+        ),
+    ],
+)  # fmt: skip
+def test_goes_to_distant_nodes(weights: str, body: str, left: list[str]) -> None:
+    valid = "pads = [1, 1, 1, 1]"
+    body = body.replace("Conv(", f"Conv<{valid}>(")
+    relu = "z = Relu(x)  " if "Relu" in left and "z" in body else ""
+    outputs = "[N,A]" if "Flatten" in left else "[A,B,C,D]"
+    run = folded(f"g (float[N,4,8,8] x) => (float{outputs} y) <{weights}> {{ {relu}{body} }}")
+    assert ops(run.after) == left
+    assert run.report.details["folded_into_distant"] > 0
+
+
+@pytest.mark.parametrize(
+    ("weights", "body"),
+    [
+        pytest.param(
+            f"{CONV4}, float[4] k", "c = Conv(x, w)  t = Transpose<perm = [0, 2, 3, 1]>(c)  u = Exp(t)  s = Mul(t, k)  y = Add(s, u)",
+            id="read twice",
+        ),
+        pytest.param(
+            f"{CONV4}, float[8] k", "c = Conv(x, w)  t = Transpose<perm = [0, 2, 1, 3]>(c)  y = Mul(t, k)",
+            id="another axis",
+        ),
+        pytest.param(
+            f"{CONV4}, float[8,1,1] k", "c = Conv(x, w)  t = Concat<axis = 1>(c, z)  y = Mul(t, k)",
+            id="one that does not take it",
+        ),
+        pytest.param(
+            f"{CONV4}, float[4,1,1] k", "c = Conv(x, w)  s = Add(c, z)  y = Mul(s, k)", id="a scale of a sum",
+        ),
+        pytest.param(
+            f"{CONV4}, float[4,1,1] k", "c = Conv(x, w)  s = Mul(c, z)  y = Mul(s, k)", id="a vector on a product",
+        ),
+        pytest.param(f"{CONV4}, float k", "c = Conv(x, w)  e = Exp(z)  s = Div(e, c)  y = Mul(s, k)", id="a divisor"),
+        pytest.param(
+            f"{CONV4}, float[4,1,1] k", "c = Conv(x, w)  p = MaxPool<kernel_shape = [2, 2]>(c)  y = Mul(p, k)",
+            id="a falling function of the largest",
+        ),
+        pytest.param(
+            f"{CONV4}, float[4,1,1] k",
+            "c = Conv(x, w)  p = AveragePool<kernel_shape = [2, 2], pads = [1, 1, 0, 0], count_include_pad = 1>(c)"
+            "y = Add(p, k)", id="a shift of padding",
+        ),
+        pytest.param(f"{CONV4}, float[4,1,1] k", "c = Conv(x, w)  r = Relu(c)  y = Mul(r, k)", id="relu of negatives"),
+        pytest.param(f"{CONV4}, float[4,1,1] k", "c = Conv(x, w)  r = Relu(c)  y = Add(r, k)", id="relu and a shift"),
+        pytest.param(
+            "float[8] g, float[8,1] k", "n = LayerNormalization(x, g)  y = Mul(n, k)", id="layer norm, another axis",
+        ),
+        pytest.param("float[8,8] w, float[8] k", "m = MatMul(x, w)  t = Transpose(m)  u = Transpose(t)  y = Add(u, k)",
+                     id="a bias that a matrix product cannot hold"),
+    ],
+)  # fmt: skip
+def test_leaves_alone_what_distant_nodes_cannot_take(weights: str, body: str) -> None:
+    body = body.replace("Conv(", "Conv<pads = [1, 1, 1, 1]>(")
+    z = "z = Sigmoid(x)  " if "z)" in body or "(z" in body else ""
+    run = folded(f"g (float[N,4,8,8] x) => (float[A,B,C,D] y) <{weights}> {{ {z}{body} }}")
+    assert run.report.changes == 0
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        "m = MatMul(q3, k2)  a = Mul(m, s)",
+        "p = Div(q3, s)  a = MatMul(p, k2)",
+        "p = Mul(k2, s)  r = Mul(q3, s)  a = MatMul(r, p)",
+    ],
+)
+def test_attention_is_scaled_in_its_weights(scaling: str) -> None:
+    run = folded(ATTENTION.format(scaling))
+    assert not {"Mul", "Div"} & set(ops(run.after))
+
+
+def test_attention_with_a_computed_mask_keeps_its_division() -> None:
+    text = ATTENTION.format("m = MatMul(q3, k2)  d = Div(m, s)  e = Exp(m0)  a = Add(d, e)")
+    assert "Div" in ops(folded(text.replace("x) =>", "x, float[6,6] m0) =>")).after)
+
+
+@pytest.mark.parametrize("opset", [12, 13, 18])
+def test_one_part_of_a_split_is_scaled_in_the_weights(opset: int) -> None:
+    sizes = "" if opset == 13 else ", int64[2] sizes = {4, 4}"
+    call = {12: "Split<axis = -1, split = [4, 4]>(r)", 13: "Split<axis = -1>(r)", 18: "Split<axis = -1>(r, sizes)"}
+    run = folded(
+        f"""g (float[N,3,8] x) => (float[N,3,3] y) <float[8,8] w, float[8] b, float s{sizes}> {{
+        m = MatMul(x, w)  r = Add(m, b)  q, k = {call[opset]}  p = Mul(q, s)
+        t = Transpose<perm = [0, 2, 1]>(k)  y = MatMul(p, t) }}""",
+        opset=opset,
+    )
+    assert ops(run.after) == ["MatMul", "Add", "Split", "Transpose", "MatMul"]
+
+
+def test_one_of_several_gathered_places_is_scaled_in_the_weights() -> None:
+    text = """g (float[N,6,8] x) => (float[N,2,6,6] y) <float[8,16] w, float[16] b, float s,
+      int64[5] shape = {0, 0, 2, 2, 4}, int64 zero = {0}, int64 one = {ONE}> {
+      m = MatMul(x, w)  r = Add(m, b)  h = Reshape(r, shape)  t = Transpose<perm = [2, 0, 3, 1, 4]>(h)
+      q = Gather<axis = 0>(t, zero)  k = Gather<axis = 0>(t, one)  p = Mul(q, s)
+      u = Transpose<perm = [0, 1, 3, 2]>(k)  y = MatMul(p, u) }"""
+    assert "Mul" not in ops(folded(text.replace("ONE", "1")).after)
+    assert "Mul" not in ops(folded(text.replace("ONE", "-1")).after)
+    # Both readers see the same place.
+    assert "Mul" in ops(folded(text.replace("ONE", "0")).after)
+
+
+def test_a_batchnorm_of_flattened_rows_leaves_one_add() -> None:
+    run = folded(f"""g (float[2,6,8] x) => (float[12,4] y) <float[8,4] w, {PARAMETERS}, int64[2] rows = {{-1, 4}}>
+      {{ m = MatMul(x, w)  f = Reshape(m, rows)  {BN.replace("(x", "(f")} }}""")
+    assert ops(run.after) == ["MatMul", "Add", "Reshape"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "body", "left"),
+    [
+        ("float[3,4] a, float[3,4] b", "s = Add(r, a)  y = Add(b, s)", ["Relu", "Add"]),
+        ("float[3,4] a, float[3,4] b", "s = Sub(a, r)  y = Sub(b, s)", ["Relu", "Add"]),
+        ("float[3,4] a, float[3,4] b", "s = Sub(r, a)  y = Sub(b, s)", ["Relu", "Sub"]),
+        ("float[3,4] a, float[3,4] b", "s = Mul(r, a)  y = Div(s, b)", ["Relu", "Mul"]),
+        ("float[3,4] a, float[3,4] b", "e = Exp(r)  s = Div(a, e)  y = Mul(s, b)", ["Relu", "Exp", "Div"]),
+        ("float[3,4] a, float[3,4] b", "e = Exp(r)  s = Div(a, e)  y = Div(b, s)", ["Relu", "Exp", "Mul"]),
+        ("float[3,4] a, float[3,4] b", "s = Mul(r, a)  y = Add(s, b)", ["Relu", "Mul", "Add"]),
+        ("float[3,4] a, float[3,4] b, float[3,4] c", "s = Mul(r, a)  t = Mul(s, b)  y = Div(t, c)", ["Relu", "Mul"]),
+    ],
+)
+def test_constants_in_a_row_are_reassociated(weights: str, body: str, left: list[str]) -> None:
+    assert ops(folded(f"g (float[N,3,4] x) => (float[N,3,4] y) <{weights}> {{ r = Relu(x)  {body} }}").after) == left
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int32", "int64", "uint8"])
+def test_integers_wrap_around_when_reassociated(dtype: str) -> None:
+    big = np.array([100, 27, -128, 127]).astype(dtype)
+    proto = model(
+        f"""g ({dtype}[N,4] x) => ({dtype}[N,4] y, {dtype}[N,4] z) <{dtype}[4] a, {dtype}[4] b>
+        {{ s = Add(x, a)  y = Sub(b, s)  t = Mul(x, a)  z = Mul(b, t) }}""",
+        a=big, b=big,
+    )  # fmt: skip
+    run = apply(FoldBatchNorm(), proto, compare=dtype.endswith(("32", "64")))
+    assert ops(run.after) == ["Sub", "Mul"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "body"),
+    [
+        ("float[3,4] a, float[3,4] b = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2}", "s = Mul(r, a)  y = Div(s, b)"),
+        ("float[64,1,1] a, float[3,4] b", "s = Add(r, a)  y = Add(s, b)"),
+        ("float a = {1e-30}, float[3,4] b = {1e-30, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}", "s = Mul(r, a)  y = Mul(s, b)"),
+        ("float[3,4] a, float[3,4] b", "s = Mul(r, a)  e = Exp(s)  t = Add(s, b)  y = Add(t, e)"),
+    ],
+)
+def test_leaves_constants_alone_that_cannot_be_put_together(weights: str, body: str) -> None:
+    text = f"g (float[N,3,4] x) => (float[A,B,C] y) <{weights}> {{ r = Relu(x)  {body} }}"
+    if "64" in weights:
+        text = text.replace("[A,B,C]", "[A,B,C]").replace("[N,3,4]", "[N,1,1,1]").replace("[A,B,C]", "[A,B,C,D]")
+    assert apply(FoldBatchNorm(), model(text), compare=False).report.changes == 0
+
+
+def test_leaves_large_weights_alone_that_others_read() -> None:
+    text = f"""g (float[N,16,8,8] x) => (float[N,16,8,8] y, float[N,16,8,8] z) <float[16,16,1,1] w,
+      {PARAMETERS.replace("4", "16")}>
+      {{ c = Conv(x, w)  y = BatchNormalization(c, scale, shift, mean, var)  z = Conv(y, w) }}"""
+    run = folded(text)
+    assert run.report.changes == 0
+    assert "copies would make the model larger" in run.reasons[0]
