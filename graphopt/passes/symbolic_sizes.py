@@ -112,11 +112,10 @@ def pick(name: str, choose: Callable[[int, int], int], first: Size, second: Size
         return choose(first, second)
     if first == second:
         return first
-    difference = subtract(first, second)
-    if isinstance(difference, int) or (difference is not None and difference.is_size):
-        return first if choose(1, 0) == 1 else second
-    if difference is not None and isinstance(other := negative(difference), Open) and other.is_size:
-        return second if choose(1, 0) == 1 else first
+    gap = subtract(first, second)
+    for larger, smaller, over in ((first, second, gap), (second, first, None if gap is None else negative(gap))):
+        if over is not None and _is_size(over):
+            return larger if choose(1, 0) == 1 else smaller
     low, high = sorted((first, second), key=str)
     return named(name, low, high) if _is_size(first) and _is_size(second) else None
 
