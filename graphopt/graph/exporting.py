@@ -155,7 +155,8 @@ def _write_results(proto: onnx.GraphProto, graph: gs.Graph, extras: GraphExtras,
         _write_info(proto.output.add(), tensor, extras)
     shown = {id(tensor) for tensor in graph.outputs}
     for tensor in (tensor for node in graph.nodes for tensor in node.outputs if not tensor.is_empty()):
-        if id(tensor) not in shown and (tensor.name in extras.infos or tensor.dtype is not None):
+        # Nothing needs a declaration that was not there, and the file is to get no larger.
+        if id(tensor) not in shown and tensor.name in extras.infos:
             _write_info(proto.value_info.add(), tensor, extras)
 
 
