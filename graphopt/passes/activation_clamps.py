@@ -124,7 +124,7 @@ def read_clamp(terms: Terms, node: gs.Node, opset: int) -> Clamp | None:
     if is_op(node, "LeakyRelu"):
         return Clamp(source, 0.0, math.inf, None) if node.attrs.get("alpha", 0.01) == 0 else None
     if is_op(node, "Clip"):
-        return _read_clip(node, opset)
+        return _read_clip(terms, node, opset)
     if not is_op(node, "Min", "Max") or len(node.inputs) != 2 or opset < 8:
         return None
     bound = terms.scalar(node.inputs[1])
@@ -138,7 +138,7 @@ def read_clamp(terms: Terms, node: gs.Node, opset: int) -> Clamp | None:
     return Clamp(source, low, high, bound.dtype)
 
 
-def _read_clip(node: gs.Node, opset: int) -> Clamp | None:
+def _read_clip(terms: Terms, node: gs.Node, opset: int) -> Clamp | None:
     if opset < 11:
         low, high = node.attrs.get("min", -math.inf), node.attrs.get("max", math.inf)
         dtype = None
@@ -146,6 +146,10 @@ def _read_clip(node: gs.Node, opset: int) -> Clamp | None:
         bounds, dtype = [-math.inf, math.inf], None
         for slot, tensor in enumerate(node.inputs[1:3]):
             if tensor.is_empty():
+                continue
+            scalar = terms.scalar(tensor)
+            if scalar is not None:  # One read for all that share it.
+                dtype, bounds[slot] = scalar.dtype, scalar.value
                 continue
             values = values_of(tensor)
             if values is None or values.size != 1 or values.dtype not in FLOATS:

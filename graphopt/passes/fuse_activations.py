@@ -87,7 +87,9 @@ def _round(graph: gs.Graph, swish: bool) -> Counter[str]:
                     ends.append(node)
             elif node.op == "Swish" and not swish:
                 swishes.append(node)
-    if not (cores or ends or swishes or any(clamps.worth_a_look(node) for node in cutting)):
+    if not any(clamps.worth_a_look(node) for node in cutting):
+        cutting = []
+    if not (cores or ends or swishes or cutting):
         return Counter()
     index, terms = Index(graph), Terms(graph)
     # A Clip made of Min and Max is the core of an activation in the next round.

@@ -25,12 +25,20 @@ Input: TypeAlias = gs.Tensor | npt.NDArray[Any] | None
 
 @dataclass(frozen=True)
 class State:
-    """A node on its way: arrays among the inputs are constants to be made, None is an input left out."""
+    """A node on its way from one operator set version to another.
+
+    Attributes:
+        inputs: arrays among them are constants to be made, None is an input left out.
+        outputs: whether each output has a name.
+        reads: whether each output is read by anything, or given out.
+        types: inferred types by tensor name.
+    """
 
     op: str
     attrs: Mapping[str, Any]
     inputs: tuple[Input, ...]
     outputs: tuple[bool, ...]
+    reads: tuple[bool, ...]
     types: Mapping[str, TensorType]
 
     def shape(self, slot: int) -> tuple[int | str | None, ...] | None:
@@ -193,10 +201,10 @@ def _top_k(state: State) -> State | str:
 
 
 def _dropout(state: State) -> State | str:
-    if any(state.outputs[1:]):
+    if any(state.reads[1:]):
         return "its mask is used, whose dtype and values changed"
     # In inference, which it is without a third input, the ratio does not matter.
-    return state.without("ratio")
+    return replace(state.without("ratio"), outputs=state.outputs[:1])
 
 
 def _batch_normalization(state: State) -> State | str:
@@ -210,6 +218,8 @@ def _batch_normalization(state: State) -> State | str:
 def _flattening(state: State) -> State | str:
     """Softmax and its kin ran over all axes from ``axis`` on."""
     shape, axis = state.shape(0), int(state.attrs.get("axis", 1))
+    if axis == -1:
+        return state
     if shape is None or not -len(shape) <= axis < len(shape):
         return "it ran over all axes from the one given on, and the number of axes is not known"
     axis %= len(shape)

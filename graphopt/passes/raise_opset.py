@@ -14,16 +14,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphopt.graph import Index, constant, is_op, set_input, types_of, walk
+from graphopt.graph import Index, constant, is_op, set_input, set_output, types_of, walk
 from graphopt.passes.base import Context, PassReport, Skip
 from graphopt.passes.opset_steps import Input, State, carry
 
 _OLDEST = 7
+# Constants made, by dtype, shape and bytes: equal ones are one.
+Made: TypeAlias = dict[tuple[str, tuple[int, ...], bytes], gs.Constant]
 # Domains of operators that runtimes bring along, so that no function of a model stands there.
 _BUILT_IN = frozenset({"ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "ai.onnx.preview.training"})
 
@@ -57,7 +59,8 @@ class RaiseOpset:
             return PassReport(0, (*skipped, found))
         before = graph.opset
         index = Index(graph)
-        changed = sum(_rewrite(index, node, state) for node, state in found)
+        made: Made = {}
+        changed = sum(_rewrite(index, node, state, made) for node, state in found)
         for home in index.graphs:
             home.opset = wanted
             for entry in home.import_domains or []:
@@ -73,6 +76,7 @@ def _plan(graph: gs.Graph, wanted: int) -> list[tuple[gs.Node, State]] | Skip:
     types = types_of(graph, distinct=True)
     planned: list[tuple[gs.Node, State]] = []
     for home in walk(graph):
+        given_out = {id(tensor) for tensor in home.outputs}
         for node in home.nodes:
             if not is_op(node, node.op):
                 if node.domain not in _BUILT_IN:
@@ -81,7 +85,8 @@ def _plan(graph: gs.Graph, wanted: int) -> list[tuple[gs.Node, State]] | Skip:
                 continue
             inputs: tuple[Input, ...] = tuple(None if tensor.is_empty() else tensor for tensor in node.inputs)
             outputs = tuple(not tensor.is_empty() for tensor in node.outputs)
-            start = State(node.op, node.attrs, inputs, outputs, types)
+            reads = tuple(bool(tensor.outputs) or id(tensor) in given_out for tensor in node.outputs)
+            start = State(node.op, node.attrs, inputs, outputs, reads, types)
             state = carry(start, graph.opset, wanted)
             if isinstance(state, str):
                 return Skip(_where(node), f"cannot be raised to opset {wanted}: {state}")
@@ -94,8 +99,10 @@ def _where(node: gs.Node) -> str:
     return str(node.name or next((tensor.name for tensor in node.outputs if not tensor.is_empty()), node.op))
 
 
-def _rewrite(index: Index, node: gs.Node, state: State) -> int:
+def _rewrite(index: Index, node: gs.Node, state: State, made: Made) -> int:
     """Give a node its new state; 1 if that differs from what it has."""
+    for slot in range(len(state.outputs), len(node.outputs)):
+        set_output(index, node, slot, gs.Variable.empty())
     if state.op == node.op and state.attrs == node.attrs and _same(node, state.inputs):
         return 0
     node.op = state.op
@@ -109,7 +116,10 @@ def _rewrite(index: Index, node: gs.Node, state: State) -> int:
         if given is None:
             tensor = gs.Variable.empty()
         elif isinstance(given, np.ndarray):
-            tensor = constant(index, f"{name}_input_{slot}", given)
+            key = (given.dtype.str, given.shape, given.tobytes())
+            if key not in made:
+                made[key] = constant(index, f"{name}_input_{slot}", given)
+            tensor = made[key]
         if slot >= len(node.inputs) or not (tensor.is_empty() and node.inputs[slot].is_empty()):
             set_input(index, node, slot, tensor)
     return 1

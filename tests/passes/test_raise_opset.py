@@ -20,6 +20,7 @@ NETS = {
     "Clip above": (7, "(float[N,3] x) => (float[N,3] y)", "y = Clip<max = 0.5>(x)"),
     "Clip below": (10, "(float[N,3] x) => (float[N,3] y)", "y = Clip<min = 0.0>(x)"),
     "Dropout": (7, "(float[N,3] x) => (float[N,3] y)", "y = Dropout<ratio = 0.3>(x)"),
+    "Dropout with an unread mask": (9, "(float[N,3] x) => (float[N,3] y)", "d, mask = Dropout(x)  y = Neg(d)"),
     "Slice": (9, "(float[2,5] x) => (float[2,2] y)", "y = Slice<axes = [1], starts = [1], ends = [-2]>(x)"),
     "Slice of the first axes": (9, "(float[4,5] x) => (float[2,2] y)", "y = Slice<starts = [1, 0], ends = [3, 2]>(x)"),
     "Pad": (10, "(float[2,5] x) => (float[4,8] y)", "y = Pad<pads = [1, 1, 1, 2], value = 2.0>(x)"),
@@ -38,6 +39,8 @@ NETS = {
     "Softmax": (9, "(float[2,5] x) => (float[2,5] y)", "y = Softmax(x)"),
     "Softmax of pooled": (11, "(float[2,5,1,1] x) => (float[2,5,1,1] y)", "y = Softmax(x)"),
     "Softmax, last axis": (11, "(float[2,3,5] x) => (float[2,3,5] y)", "y = Softmax<axis = -1>(x)"),
+    "Softmax of unknown rank": (11, "(float[2,6] x, int64[K] s) => (float[a,b,c] y)",
+                                "r = Reshape(x, s)  y = Softmax<axis = -1>(r)"),
     "LogSoftmax": (11, "(float[2,1,5] x) => (float[2,1,5] y)", "y = LogSoftmax(x)"),
     "Hardmax": (11, "(float[2,5] x) => (float[2,5] y)", "y = Hardmax(x)"),
     "TopK": (9, "(float[2,5] x) => (float[2,3] y, int64[2,3] z)", "y, z = TopK<k = 3>(x)"),
@@ -88,7 +91,9 @@ def version(proto: onnx.ModelProto) -> int:
 @pytest.mark.parametrize("name", NETS)
 def test_each_operator(name: str, to: int) -> None:
     proto = net(name)
-    run = apply(RaiseOpset(to=to), proto)
+    fed = feeds(proto)
+    fed.update({"s": np.array([3, 2, 2])} if "s" in fed else {})
+    run = apply(RaiseOpset(to=to), proto, fed)
     if name == "RoiAlign" and to >= 22:
         assert run.reasons == [f"cannot be raised to opset {to}: RoiAlign of opset 22: {NO_KERNEL}"]
         return
