@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,12 +11,12 @@ import onnx_graphsurgeon as gs
 
 from graphopt.graph import Index, remove_unused, types_of, walk
 from graphopt.passes.base import Context, PassReport
-from graphopt.passes.channel_shuffle.finding import Shuffle, find_shuffles, worth_a_look
+from graphopt.passes.channel_shuffle.finding import Shuffle, find_shuffles, picks_channels, worth_a_look
 from graphopt.passes.channel_shuffle.moves import Move, of_node, of_shuffle
 from graphopt.passes.channel_shuffle.ordering import is_identity, needs_of, orders_for
 from graphopt.passes.channel_shuffle.planning import Plan, cost_of, plan, prefers_gather
 from graphopt.passes.channel_shuffle.shapes import Known
-from graphopt.passes.channel_shuffle.tracing import OrderClass, Trace, Tracer
+from graphopt.passes.channel_shuffle.tracing import Trace, Tracer
 from graphopt.passes.channel_shuffle.writing import Writer
 
 
@@ -44,7 +44,7 @@ def _round(graph: gs.Graph, counts: Counter[str]) -> None:
     homes = [home for home in walk(graph) if worth_a_look(home.nodes)]
     if not homes:
         return
-    known = Known(graph.opset, dict(types_of(graph, distinct=True)))
+    known = Known(graph.opset, types_of(graph, distinct=True))
     index = Index(graph)
     before = counts.total()
     for home in homes:
@@ -87,9 +87,10 @@ def _absorb(index: Index, home: gs.Graph, known: Known, counts: Counter[str]) ->
         return
     trace = Tracer(index, home, known, several).run(seeds)
     classes = {number: each for number, each in enumerate(trace.classes) if each is not None}
+    channels = {number: each.channels for number, each in classes.items()}
     writer = Writer(index, home, known.opset)
     for moves in _components(trace):
-        best = _best(trace, moves, classes, known)
+        best = _best(trace, moves, channels, known)
         if best is not None:
             _, nodes = cost_of(moves, known)
             writer.carry_out(best, moves, classes)
@@ -98,15 +99,13 @@ def _absorb(index: Index, home: gs.Graph, known: Known, counts: Counter[str]) ->
 
 
 def _scrambling(home: gs.Graph, known: Known) -> list[Move]:
-    found = []
-    for node in home.nodes:
-        if node.op == "Gather":
-            rank = len(known.sizes(node.inputs[0]) or ())
-            axis = int(node.attrs.get("axis", 0))
-            found += [move for move in of_node(node, axis % rank if rank else 0, known) if move.scrambles]
-        elif node.op == "Slice":
-            for axis in range(len(known.sizes(node.inputs[0]) or ())):
-                found += [move for move in of_node(node, axis, known) if move.scrambles]
+    """Single nodes that take channels out of their order."""
+    found: list[Move] = []
+    for node in filter(picks_channels, home.nodes):
+        rank = len(known.shape(node.inputs[0]) or ())
+        axes = range(rank) if node.op == "Slice" else [int(node.attrs.get("axis", 0)) % max(rank, 1)]
+        if rank > 1:
+            found += [move for axis in axes for move in of_node(node, axis, known) if move.scrambles]
     return found
 
 
@@ -131,11 +130,13 @@ def _components(trace: Trace) -> list[list[Move]]:
     return list(groups.values())
 
 
-def _best(trace: Trace, moves: Sequence[Move], classes: dict[int, OrderClass], known: Known) -> Plan | None:
-    """The cheapest way to do what these moves do, if it is cheaper than they are."""
+def _best(trace: Trace, moves: Sequence[Move], channels: Mapping[int, int], known: Known) -> Plan | None:
+    """The cheapest way found to do what these moves do, if it is cheaper than they are."""
     needs = needs_of(trace, moves)
-    counts = {number: each.channels for number, each in classes.items()}
-    plans = [plan(orders_for(trace, needs), needs, counts, known)]
-    best = min(plans, key=lambda each: each.cost)
+    if len(needs) == len(moves) and all(
+        trace.is_fixed(number) for need in needs for number in (need.owner, *need.owners)
+    ):
+        return None
+    best = plan(orders_for(trace, needs), needs, channels, known)
     cost, nodes = cost_of(moves, known)
     return best if best.cost < cost and best.nodes <= nodes else None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from graphopt.graph import Index, is_constant, is_op, sole_producer
+from graphopt.graph import Index, is_constant, is_op, shape_of, sole_producer, values_of
 from graphopt.passes.channel_shuffle.layout import Labels, Layout, Size, start
 from graphopt.passes.channel_shuffle.nodes import MOVING, data_inputs, outputs_of
 from graphopt.passes.channel_shuffle.shapes import Known
@@ -48,10 +48,26 @@ class Shuffle:
 
 
 def worth_a_look(nodes: Sequence[gs.Node]) -> bool:
-    """Whether these nodes may hold a shuffle at all; quick."""
-    return any(
-        node.op in _MIXING and (node.op != "Concat" or any(_moved(each) for each in node.inputs)) for node in nodes
-    ) or any(node.op in {"Gather", "Slice"} for node in nodes)
+    """Whether these nodes may hold a shuffle at all; quick, and needs no types."""
+    return any(node.op in _MIXING and _may_mix(node) for node in nodes) or any(map(picks_channels, nodes))
+
+
+def picks_channels(node: gs.Node) -> bool:
+    """Whether a Gather or Slice chooses channels otherwise than in one stretch, so far as constants tell."""
+    if node.op == "Gather":
+        indices = node.inputs[1]
+        return is_constant(indices) and shape_of(indices) not in {(), (0,), (1,)}
+    if node.op == "Slice" and len(node.inputs) > 4:
+        steps = values_of(node.inputs[4])
+        return steps is not None and steps.size > 0 and not (steps == 1).all()
+    return False
+
+
+def _may_mix(node: gs.Node) -> bool:
+    if node.op == "Concat":
+        # Shapes are put together along axis 0.
+        return node.attrs.get("axis") != 0 and any(_moved(tensor) for tensor in node.inputs)
+    return _moved(node.inputs[0]) or any(reader.op in MOVING for reader in node.outputs[0].outputs)
 
 
 def find_shuffles(index: Index, home: gs.Graph, known: Known) -> list[Shuffle]:
@@ -75,7 +91,7 @@ def find_shuffles(index: Index, home: gs.Graph, known: Known) -> list[Shuffle]:
 
 def _moved(tensor: gs.Tensor) -> bool:
     producer = sole_producer(tensor)
-    return producer is not None and producer.op in {"Split", "Slice", "Unsqueeze", "Reshape", "Gather"}
+    return producer is not None and producer.op in MOVING
 
 
 def _may_end(node: gs.Node, place: Mapping[int, int]) -> bool:
@@ -85,9 +101,11 @@ def _may_end(node: gs.Node, place: Mapping[int, int]) -> bool:
 
 def _behind(tensor: gs.Tensor, place: Mapping[int, int], known: Known) -> Shuffle | None:
     rank = known.sizes(tensor)
+    if rank is not None and len(rank) < 2:
+        return None
     front: dict[int, gs.Tensor] = {id(tensor): tensor}
     nodes: list[gs.Node] = []
-    mixing, best, last = False, None, _REACH
+    mixing, plain, best, last = False, True, None, _REACH
     for step in range(_REACH):
         latest = max(
             (producer for each in front.values() for producer in each.inputs if id(producer) in place),
@@ -101,12 +119,13 @@ def _behind(tensor: gs.Tensor, place: Mapping[int, int], known: Known) -> Shuffl
         front.update((id(each), each) for each in data_inputs(latest))
         nodes.append(latest)
         mixing = mixing or latest.op in _MIXING
+        plain = plain and latest.op in _PLAIN
         # One node alone is no shuffle but what it says: a Split, a Slice, a Concat.
-        if not mixing or len(nodes) < 2:
+        if not mixing or len(nodes) < 2 or (plain and len(front) > 1):
+            if plain and len(nodes) >= _FURTHER:
+                break
             continue
         shuffle = _seen_from(tensor, rank, list(front.values()), nodes, known)
-        if shuffle is not None and len(shuffle.sources) > 1 and all(node.op in _PLAIN for node in nodes):
-            continue
         if shuffle is not None and (best is None or len(shuffle.sources) < len(best.sources)):
             best, last = shuffle, min(last, step + _FURTHER)
             if len(best.sources) == 1:

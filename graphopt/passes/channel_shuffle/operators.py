@@ -84,8 +84,8 @@ class View:
 
     def rank(self, tensor: gs.Tensor) -> int | None:
         """Number of axes, None where unknown."""
-        found = self.known.types.get(tensor.name)
-        return None if found is None or found.shape is None else len(found.shape)
+        shape = self.known.shape(tensor)
+        return None if shape is None else len(shape)
 
     def other(self, axis: int, inner: int | None = None) -> Slot:
         """The slot on the other side of a node with one data input and one output."""
@@ -147,7 +147,7 @@ def _broadcast(view: View) -> Passage | None:
     for number, tensor in enumerate(view.node.inputs):
         if tensor.is_empty():
             return None
-        sizes = _sizes(view, tensor)
+        sizes = view.known.shape(tensor)
         if sizes is None:
             return None
         if len(sizes) < back or sizes[-back] == 1:
@@ -159,13 +159,6 @@ def _broadcast(view: View) -> Passage | None:
         elif not (tensor is view.slot.tensor and not view.written):
             slots.append(Slot(tensor, len(sizes) - back, view.slot.inner))
     return Passage(tuple(slots), tuple(edits))
-
-
-def _sizes(view: View, tensor: gs.Tensor) -> tuple[int | str | None, ...] | None:
-    if isinstance(tensor, gs.Constant):
-        return shape_of(tensor)
-    found = view.known.types.get(tensor.name)
-    return None if found is None else found.shape
 
 
 def _channels_second(view: View) -> Passage | None:
@@ -184,7 +177,7 @@ def _normalization(view: View) -> Passage | None:
         return None
     count = 5 if node.op == "BatchNormalization" else 3
     if len(node.inputs) != count or any(
-        not is_constant(tensor) or _sizes(view, tensor) != (view.length,) for tensor in node.inputs[1:]
+        not is_constant(tensor) or view.known.shape(tensor) != (view.length,) for tensor in node.inputs[1:]
     ):
         return None
     return Passage((view.other(1),), tuple(Edit(node, number, 0, view.slot.inner) for number in range(1, count)))
@@ -192,7 +185,7 @@ def _normalization(view: View) -> Passage | None:
 
 def _conv(view: View) -> Passage | None:
     node = view.node
-    sizes = _sizes(view, node.inputs[1]) if len(node.inputs) > 1 and is_constant(node.inputs[1]) else None
+    sizes = view.known.shape(node.inputs[1]) if len(node.inputs) > 1 and is_constant(node.inputs[1]) else None
     if view.slot.axis != 1 or view.place or sizes is None or len(sizes) < 3:
         return None
     groups = int(node.attrs.get("group", 1))
@@ -224,13 +217,13 @@ def _conv(view: View) -> Passage | None:
 
 def _bias_fits(view: View, outputs: int) -> bool:
     node = view.node
-    return not _used(node, 2) or (is_constant(node.inputs[2]) and _sizes(view, node.inputs[2]) == (outputs,))
+    return not _used(node, 2) or (is_constant(node.inputs[2]) and view.known.shape(node.inputs[2]) == (outputs,))
 
 
 def _matmul(view: View) -> Passage | None:
     """A product with a constant matrix: the last axis is summed over or new, the others are rows."""
     node = view.node
-    if view.place or not is_constant(node.inputs[1]) or len(_sizes(view, node.inputs[1]) or ()) != 2:
+    if view.place or not is_constant(node.inputs[1]) or len(view.known.shape(node.inputs[1]) or ()) != 2:
         return None
     rank = view.rank(view.slot.tensor)
     if rank is None or rank < 2:
@@ -250,7 +243,7 @@ def _gemm(view: View) -> Passage | None:
         return Passage((), (Edit(node, 1, 1 if swapped else 0, inner),))
     edits = [Edit(node, 1, 0 if swapped else 1, inner)]
     if _used(node, 2):
-        sizes = _sizes(view, node.inputs[2])
+        sizes = view.known.shape(node.inputs[2])
         if not is_constant(node.inputs[2]) or sizes is None:
             return None
         if sizes and sizes[-1] != 1:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphopt.graph import TensorType, is_op, sole_producer, values_of
+from graphopt.graph import Shape, TensorType, shape_of, is_op, sole_producer, values_of
 from graphopt.passes.channel_shuffle.layout import ONE, Size
 
 SizesOf: TypeAlias = Callable[[gs.Tensor], Sequence[Size] | None]
@@ -21,27 +21,45 @@ _INTEGERS = frozenset({onnx.TensorProto.INT32, onnx.TensorProto.INT64})
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of the graph: the opset, and types by name from ``types_of(graph, distinct=True)``."""
+    """What is known of the graph.
+
+    Attributes:
+        opset: version of the operator set.
+        types: by name, from ``types_of(graph, distinct=True)``.
+        learned: shapes of tensors that inference did not find.
+    """
 
     opset: int
-    types: dict[str, TensorType]
+    types: Mapping[str, TensorType]
+    learned: dict[str, Shape] = field(default_factory=dict)
 
-    def learn(self, tensor: gs.Tensor, like: gs.Tensor, axis: int, channels: int) -> None:
-        """Note the type of a tensor that is like another but for the number of channels, if it is not known."""
-        found, model = self.types.get(tensor.name), self.types.get(like.name)
-        if (found is None or found.shape is None) and model is not None and model.shape is not None:
-            shape = (*model.shape[:axis], channels, *model.shape[axis + 1 :])
-            self.types[tensor.name] = TensorType(model.dtype, shape)
+    def shape(self, tensor: gs.Tensor) -> Shape | None:
+        """The shape, None where the rank is unknown."""
+        if isinstance(tensor, gs.Constant):
+            return shape_of(tensor)
+        found = self.types.get(tensor.name)
+        return self.learned.get(tensor.name) if found is None or found.shape is None else found.shape
 
     def sizes(self, tensor: gs.Tensor) -> tuple[Size, ...] | None:
         """Sizes of a tensor; an unknown one is a symbol of its own. None where the rank is unknown or a size is 0."""
-        found = self.types.get(tensor.name)
-        if found is None or found.shape is None or 0 in found.shape:
+        shape = self.shape(tensor)
+        if shape is None or 0 in shape:
             return None
         return tuple(
-            Size(dim) if isinstance(dim, int) else Size(1, (dim or f"{tensor.name}?{axis}",))
-            for axis, dim in enumerate(found.shape)
+            Size(dim) if isinstance(dim, int) else Size(1, (_symbol(dim, tensor, axis),))
+            for axis, dim in enumerate(shape)
         )
+
+    def learn(self, tensor: gs.Tensor, like: gs.Tensor, axis: int, channels: int) -> None:
+        """Note the shape of a tensor that is like another but for the number of channels, if it is not known."""
+        model = self.shape(like)
+        if model is not None and self.shape(tensor) is None:
+            self.learned[tensor.name] = (*model[:axis], channels, *model[axis + 1 :])
+
+
+def _symbol(dim: str | None, tensor: gs.Tensor, axis: int) -> str:
+    # Symbols of inputs stand for one size throughout; of those that inference makes up that is not said.
+    return dim if dim is not None and "@" in dim else f"{tensor.name}?{axis}"
 
 
 def integers(tensor: gs.Tensor, known: SizesOf, depth: int = _DEPTH) -> list[Size | int] | None:

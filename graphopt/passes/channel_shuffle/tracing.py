@@ -60,6 +60,11 @@ class Trace:
     class_of: dict[int, int]
     moves: dict[int, Move]
 
+    def is_fixed(self, number: int) -> bool:
+        """Whether the order of a class must stay."""
+        found = self.classes[number]
+        return found is None or found.fixed
+
 
 class Tracer:
     """Follows slots through one graph."""
