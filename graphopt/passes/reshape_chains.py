@@ -66,6 +66,8 @@ UNARY = frozenset(
         "ThresholdedRelu",
     }
 )
+# So many elementwise nodes may stand between two; without a limit, a long run of them would be walked again and again.
+_FARTHEST = 16
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def move_over_elementwise(editor: Editor, node: gs.Node) -> bool:
     """``Reshape -> elementwise -> Reshape``: run the elementwise nodes on the shape that the first one reads."""
     between: list[gs.Node] = []
     tensor = node.inputs[0]
-    while editor.is_private(tensor) and len(tensor.inputs) == 1:
+    while editor.is_private(tensor) and len(tensor.inputs) == 1 and len(between) <= _FARTHEST:
         above = tensor.inputs[0]
         if editor.index.home(above) is not editor.index.home(node) or len(above.outputs) != 1:
             return False
@@ -378,7 +380,7 @@ def keep_reduced_axes(editor: Editor, node: gs.Node) -> bool:
         return False
     read, result = editor.of(reduction.inputs[0]), editor.of(node.outputs[0])
     if read is None or result is None:
-        return False
+        return _put_back(editor, node, reduction)
     axes = _reduced_axes(editor, reduction, len(read))
     if axes is None:
         return False
@@ -387,6 +389,19 @@ def keep_reduced_axes(editor: Editor, node: gs.Node) -> bool:
     if tuple(shape) != result:
         return False
     editor.rewrite(node, reduction.op, list(reduction.inputs), {**reduction.attrs, "keepdims": int(kept)})
+    editor.counts["reductions"] += 1
+    return True
+
+
+def _put_back(editor: Editor, node: gs.Node, reduction: gs.Node) -> bool:
+    """An Unsqueeze of just the axes that were reduced needs no shape to be known."""
+    since = 13 if reduction.op == "ReduceSum" else 18
+    if node.op != "Unsqueeze" or reduction.attrs.get("keepdims", 1) or reduction.op.startswith("Arg"):
+        return False
+    first, second = editor.constants(reduction, 1, "axes", since), editor.constants(node, 1, "axes", 13)
+    if not first or second is None or sorted(first) != sorted(second) or min(first) < 0:
+        return False
+    editor.rewrite(node, reduction.op, list(reduction.inputs), {**reduction.attrs, "keepdims": 1})
     editor.counts["reductions"] += 1
     return True
 

@@ -18,6 +18,7 @@ from graphopt.graph import (
     is_op,
     replace_uses,
     set_input,
+    set_output,
     types_of,
     values_of,
     variable,
@@ -146,6 +147,13 @@ class Editor:
             self.rewrite(node, "Identity", [source], {})
             return
         replace_uses(self.index, node.outputs[0], source)
+        self._bury(node)
+
+    def hand_over(self, node: gs.Node, to: gs.Node, slot: int) -> None:
+        """Let another node write the output of one that goes, instead of its own at ``slot``."""
+        result = node.outputs[0]
+        set_output(self.index, node, 0, variable(self.index, f"{result.name}_unused"))
+        set_output(self.index, to, slot, result)
         self._bury(node)
 
     def release(self, tensor: gs.Tensor) -> None:

@@ -91,11 +91,18 @@ class KnownSizes:
     types: Mapping[str, TensorType]
     solved: dict[str, Size] = field(default_factory=dict)
     made: dict[str, Sizes] = field(default_factory=dict)
+    _found: dict[str, Sizes | None] = field(default_factory=dict)
 
     def of(self, tensor: gs.Tensor) -> Sizes | None:
         """The sizes of a tensor; None where its rank is unknown."""
-        if tensor.name in self.made:
-            return self.made[tensor.name]
+        name = tensor.name
+        if name in self.made:
+            return self.made[name]
+        if name not in self._found:
+            self._found[name] = self._read(tensor)
+        return self._found[name]
+
+    def _read(self, tensor: gs.Tensor) -> Sizes | None:
         known = self.types.get(tensor.name)
         shape = known.shape if known is not None else shape_of(tensor) if isinstance(tensor, gs.Constant) else None
         if shape is None:
@@ -125,6 +132,7 @@ class KnownSizes:
                     symbol = f"{node.outputs[0].name}@{axis}"
                 if size is not None and isinstance(symbol, str) and symbol not in self.solved and symbol not in size[1]:
                     self.solved[symbol] = size
+                    self._found.pop(node.outputs[0].name, None)
 
 
 def _reshape(state: KnownSizes, node: gs.Node, rank: int) -> Sequence[Size | None] | None:

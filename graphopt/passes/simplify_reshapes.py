@@ -2,8 +2,8 @@
 
 1. *Shape only*: Reshape, Flatten, Squeeze and Unsqueeze in a row become one or none, also across elementwise
    operators; a reduction keeps or drops its axes itself. See ``reshape_chains``.
-2. *Pieces*: Slice of Slice, Slice or Gather of what Concat, Split or Gather made; Concat of Concat and of what was
-   split. See ``slice_chains``, ``concat_chains``.
+2. *Pieces*: Slice of Slice, one Slice before a Split instead of many behind it, Slice or Gather of what Concat, Split
+   or Gather made; Concat of Concat and of what was split. See ``slice_chains``, ``concat_chains``.
 3. *Broadcast*: Expand whose reader broadcasts anyway, Expand of Expand, Tile of Tile. See ``expand_chains``.
 4. *Shape values*: a vector of sizes is computed from the earliest tensor that has them, with as few nodes as
    possible, once. See ``shape_values``.
@@ -37,8 +37,10 @@ from graphopt.passes.reshape_editor import Editor, Rule
 from graphopt.passes.shape_values import merge_casts, simplify_shape_values
 from graphopt.passes.slice_chains import (
     merge_slices,
+    part_of_shape,
     select_by_mask,
     simplify_gather,
+    slice_before_split,
     slice_of_concat,
     unsqueezed_gather,
 )
@@ -49,10 +51,11 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "Concat": (simplify_concat,),
     "Expand": (merge_expands, drop_expand),
     "Flatten": _RESHAPING,
-    "Gather": (simplify_gather,),
+    "Gather": (part_of_shape, simplify_gather),
     "GatherND": (select_by_mask,),
     "Reshape": _RESHAPING,
-    "Slice": (merge_slices, slice_of_concat),
+    "Slice": (merge_slices, part_of_shape, slice_of_concat),
+    "Split": (slice_before_split,),
     "Squeeze": (*_RESHAPING, squeeze_before_transpose),
     "Tile": (merge_tiles,),
     "Unsqueeze": _RESHAPING,

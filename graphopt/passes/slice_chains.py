@@ -261,3 +261,52 @@ def restored_split(editor: Editor, parts: Sequence[gs.Tensor], axis: int, rank: 
     if cut != axis and (rank is None or cut % rank != axis % rank):
         return None
     return split.inputs[0]
+
+
+def part_of_shape(editor: Editor, node: gs.Node) -> bool:
+    """``Shape -> Slice`` or ``Gather`` of neighbours: Shape from a start to an end, whatever the rank."""
+    shape = editor.producer(node.inputs[0], node, "Shape")
+    if shape is None or shape.attrs or editor.opset < 15 or not editor.is_private(node.inputs[0]):
+        return False
+    if node.op == "Slice":
+        ranges = ranges_of(editor, node)
+        if ranges is None or list(ranges) not in ([0], [-1]):
+            return False
+        start, end, step = next(iter(ranges.values()))
+    else:
+        indices = values_of(node.inputs[1])
+        if indices is None or indices.ndim != 1 or not indices.size or indices.dtype.kind not in "iu":
+            return False
+        start, step = int(indices[0]), 1
+        end = int(indices[-1]) + 1 or FAR
+        # All from the front or all from the back: in between lies an end that is not known.
+        if (start < 0) != (int(indices[-1]) < 0) or indices.tolist() != list(range(start, start + indices.size)):
+            return False
+    if step != 1:
+        return False
+    attrs = {"start": start} if end == FAR else {"start": start, "end": end}
+    editor.rewrite(node, "Shape", [shape.inputs[0]], attrs)
+    editor.counts["shape_values"] += 1
+    return True
+
+
+def slice_before_split(editor: Editor, node: gs.Node) -> bool:
+    """``Split``, and the same Slice of every part along other axes: one Slice before it."""
+    slicers = [output.outputs[0] for output in node.outputs if editor.is_private(output)]
+    if len(slicers) != len(node.outputs) or len(slicers) < 2 or not all(is_op(each, "Slice") for each in slicers):
+        return False
+    home = editor.index.home(node)
+    if any(editor.index.home(each) is not home or each.inputs[0].inputs[0] is not node for each in slicers):
+        return False
+    ranges, axis = ranges_of(editor, slicers[0]), int(node.attrs.get("axis", 0))
+    if not ranges or axis < 0 or any(other < 0 or other == axis for other in ranges):
+        return False
+    if any(ranges_of(editor, each) != ranges for each in slicers[1:]):
+        return False
+    sliced = editor.new_tensor(node.inputs[0], None)
+    write_slice(editor, editor.add("Slice", list(slicers[0].inputs), sliced, {}, node), node.inputs[0], ranges)
+    editor.rewrite(node, "Split", [sliced, *list(node.inputs)[1:]], node.attrs)
+    for slot, each in enumerate(slicers):
+        editor.hand_over(each, node, slot)
+    editor.counts["slices"] += len(slicers) - 1
+    return True

@@ -184,6 +184,48 @@ def test_a_mask_selects() -> None:
     assert sorted(ops(run.after)) == ["Compress", "Compress", "Greater", "Neg", "Neg"]
 
 
+def test_one_slice_before_a_split() -> None:
+    text = net("a, b = Split<axis = 1>(r)  c = Slice(a, s, e, k)  d = Slice(b, s, e, k)  t = Add(c, d)",
+               vectors(s=[1], e=[FAR], k=[2]))  # fmt: skip
+    assert ops(simplified(text).after) == ["Sin", "Slice", "Split", "Add", "Neg"]
+    others = net("a, b = Split<axis = 1>(r)  c = Slice(a, s, e, k)  d = Slice(b, z, q, k)  t = Add(c, d)",
+                 vectors(s=[1], e=[FAR], k=[2], z=[0], q=[7]))  # fmt: skip
+    assert simplified(others).report.changes == 0
+    read_twice = text.replace("t = Add(c, d)", "t = Concat<axis = 2>(c, d, a)")
+    assert simplified(read_twice).report.changes == 0
+
+
+@pytest.mark.parametrize(
+    ("taken", "attributes"),
+    [
+        ("Gather(s, i)<int64[2] i = {1, 2}>", {"start": 1, "end": 3}),
+        ("Gather(s, i)<int64[2] i = {-2, -1}>", {"start": -2}),
+        ("Slice(s, i, j)<int64[1] i = {-3}, int64[1] j = {-1}>", {"start": -3, "end": -1}),
+        ("Gather(s, i)<int64[2] i = {2, 1}>", None),
+        ("Gather(s, i)<int64[2] i = {-1, 0}>", None),
+    ],
+)
+def test_sizes_of_a_tensor_of_unknown_rank(taken: str, attributes: dict[str, int] | None) -> None:
+    call, declared = taken.rstrip(">").split("<")
+    text = f"""g (float[N,3,4] x, int64[M] w) => (int64[A] y) <{declared}> {{
+      r = Reshape(x, w)  s = Shape(r)  t = {call}  y = Neg(t) }}"""
+    proto = model(text)
+    run = apply(SimplifyReshapes(), proto, {**feeds(proto), "w": np.array([1, 2, -1, 4])})
+    if attributes is None:
+        assert run.report.changes == 0
+    else:
+        node = run.after.graph.node[1]
+        assert (node.op_type, {a.name: a.i for a in node.attribute}) == ("Shape", attributes)
+
+
+def test_reduced_axes_of_a_tensor_of_unknown_rank() -> None:
+    text = """g (float[N,3,4] x, int64[M] w) => (float[A,B,C] y) <int64[1] k = {1}> {
+      r = Reshape(x, w)  a = ReduceMean<axes = [1], keepdims = 0>(r)  y = Unsqueeze(a, k) }"""
+    proto = model(text)
+    run = apply(SimplifyReshapes(), proto, {**feeds(proto), "w": np.array([2, 3, 4])})
+    assert ops(run.after) == ["Reshape", "ReduceMean"]
+
+
 # Vectors of sizes.
 TARGET = (
     "g (float[N,C,H,W] x, float[N,C,P] z) => (float[D,E,F] y) <{declared}> {{ r = Sin(x)  {body}  y = Reshape(r, t) }}"
