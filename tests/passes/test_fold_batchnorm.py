@@ -520,7 +520,8 @@ def test_goes_to_distant_nodes(weights: str, body: str, left: list[str]) -> None
     ("weights", "body"),
     [
         pytest.param(
-            f"{CONV4}, float[4] k", "c = Conv(x, w)  t = Transpose<perm = [0, 2, 3, 1]>(c)  u = Exp(t)  s = Mul(t, k)  y = Add(s, u)",
+            f"{CONV4}, float[4] k",
+            "c = Conv(x, w)  t = Transpose<perm = [0, 2, 3, 1]>(c)  u = Exp(t)  s = Mul(t, k)  y = Add(s, u)",
             id="read twice",
         ),
         pytest.param(
