@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 
 from graphopt import runtime
 from graphopt.errors import GraphoptError
-from graphopt.graph import TensorType, export_part, reads_of, size_of
+from graphopt.graph import TensorType, export_part, is_op, reads_of, size_of
 from graphopt.graph.values import numpy_dtype
 
 Array = np.ndarray[Any, Any]
@@ -39,12 +39,21 @@ _CARRIERS: Mapping[int, int] = {
 }
 
 
+# Domain and operator with the element types of the inputs.
+_Kind: TypeAlias = tuple[str, str, tuple[int, ...]]
+_NO_KERNEL = "NOT_IMPLEMENTED"
+
+
 @dataclass(frozen=True)
 class Evaluated:
-    """What was computed: ``id`` of a tensor -> values; ``id`` of a node -> why it could not be run."""
+    """What was computed: ``id`` of a tensor -> values; ``id`` of a node -> why it could not be run.
+
+    ``missing`` has the kinds of nodes that ONNX Runtime has no kernel for: one of a kind is tried.
+    """
 
     values: dict[int, Array] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
+    missing: dict[_Kind, str] = field(default_factory=dict)
 
 
 def evaluate(
@@ -70,6 +79,8 @@ def evaluate(
         pending: list[tuple[list[gs.Node], list[gs.Tensor]]] = [(nodes, wanted)]
         while pending:
             nodes, wanted = pending.pop()
+            if found.missing:
+                _leave_out_missing(nodes, types, found)
             nodes = [node for node in nodes if id(node) not in found.failed]
             if not _attempt(nodes, wanted, graph, types, found):
                 pending.extend(reversed(_halves(nodes, wanted)))
@@ -111,7 +122,26 @@ def _attempt(
         if len(ready) > 1:
             return False
         found.failed[id(ready[0])] = str(error)
+        kind = _kind(ready[0], types)
+        if _NO_KERNEL in str(error) and kind is not None:
+            found.missing[kind] = str(error)
     return True
+
+
+def _kind(node: gs.Node, types: Mapping[str, TensorType]) -> _Kind | None:
+    """What a kernel is chosen by; None where a type is not known."""
+    if any(isinstance(value, gs.Graph) for value in node.attrs.values()):
+        return None
+    known = [types.get(tensor.name) for tensor in (*node.inputs, *node.outputs) if not tensor.is_empty()]
+    dtypes = tuple(each.dtype for each in known if each is not None)
+    return (node.domain or "", node.op, dtypes) if len(dtypes) == len(known) and all(dtypes) else None
+
+
+def _leave_out_missing(nodes: Sequence[gs.Node], types: Mapping[str, TensorType], found: Evaluated) -> None:
+    operators = {op for _, op, _ in found.missing}
+    for node in nodes:
+        if node.op in operators and (kind := _kind(node, types)) in found.missing and kind is not None:
+            found.failed[id(node)] = found.missing[kind]
 
 
 def _runnable(nodes: Sequence[gs.Node], values: Mapping[int, Array]) -> list[gs.Node]:
@@ -164,6 +194,7 @@ def _run(
         if id(tensor) in given and tensor.name not in names and not isinstance(tensor, gs.Constant):
             names.add(tensor.name)
             model.graph.initializer.append(onnx.numpy_helper.from_array(given[id(tensor)], tensor.name))
+    _declare_counters(nodes, model.graph)
     asked = [_handed_out(model, tensor, types) for tensor in wanted]
     opened = runtime.session(model, optimize=False)
     results = runtime.run(opened, {}, [name for name, _ in asked])
@@ -173,6 +204,21 @@ def _run(
         if isinstance(result, np.ndarray):
             found[id(tensor)] = result if dtype is None else result.astype(dtype)
     return found
+
+
+def _declare_counters(nodes: Sequence[gs.Node], graph: onnx.GraphProto) -> None:
+    """Say what number and condition of a Loop's body are; ONNX Runtime wants to know, and a part declares nothing."""
+    pending = list(zip(nodes, graph.node, strict=True))
+    while pending:
+        node, proto = pending.pop()
+        bodies = {attribute.name: attribute.g for attribute in proto.attribute if attribute.HasField("g")}
+        for name, body in bodies.items():
+            made = node.attrs[name]
+            pending.extend(zip(made.nodes, body.node, strict=True))
+            kinds = (onnx.TensorProto.INT64, onnx.TensorProto.BOOL) if is_op(node, "Loop") else ()
+            for tensor, info, kind in zip(made.inputs, body.input, kinds, strict=False):
+                shape = [size for size in tensor.shape or () if isinstance(size, int)]
+                info.CopyFrom(onnx.helper.make_tensor_value_info(tensor.name, kind, shape))
 
 
 def _handed_out(

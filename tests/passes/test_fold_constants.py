@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from support import Run, apply, feeds, initializer, model, ops
+from support import Run, apply, context, feeds, initializer, model, ops
 
+from graphopt import runtime
+from graphopt.graph import import_graph
 from graphopt.passes.fold_constants import FoldConstants
 
 
@@ -126,6 +128,23 @@ def test_what_onnx_runtime_cannot_do_stays_with_its_reason() -> None:
     run = apply(FoldConstants(), model(text, opset=22, ir_version=10), compare=False)
     assert ops(run.after) == ["Sin", "Cast", "Add", "Add"]
     assert [skip.reason[:30] for skip in run.skipped] == ["Sin: ONNX Runtime cannot load "]
+
+
+def test_of_many_nodes_without_a_kernel_one_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int] = []
+    session = runtime.session
+    monkeypatch.setattr(runtime, "session", lambda *a, **k: (opened.append(1), session(*a, **k))[1])
+    weights = ", ".join(f"bfloat16[4] w{place}" for place in range(64))
+    lines = "  ".join(
+        f"s{place} = Sin(w{place})  c{place} = Cast<to = 1>(s{place})  a{place + 1} = Add(a{place}, c{place})"
+        for place in range(64)
+    )
+    text = f"g (float[4] a0) => (float[4] a64) <{weights}> {{ {lines} }}"
+    proto = model(text, opset=22, ir_version=10)
+    work = import_graph(proto)
+    report = FoldConstants().apply(work.gs, context())
+    assert len(report.skipped) == 64
+    assert len(opened) < 16
 
 
 def test_other_domains_are_left_alone() -> None:
@@ -294,3 +313,54 @@ def test_an_output_that_an_old_constant_node_cannot_hold_stays_computed() -> Non
       y = Relu(x)  a = And(w, v)  z = Gather(a, first) }"""
     assert ops(folded(text, opset=8).after) == ["Relu", "Gather"]
     assert ops(folded(text, opset=9).after) == ["Relu", "Constant"]
+
+
+def test_a_weight_is_quantized_at_once_and_stays_quantized() -> None:
+    run = folded("""g (float[N,4] x) => (float[N,4] y) <float[4,4] f, float s, int8 z> {
+      q = QuantizeLinear(f, s, z)  w = DequantizeLinear(q, s, z)  y = MatMul(x, w) }""")
+    assert ops(run.after) == ["DequantizeLinear", "MatMul"]
+    assert initializer(run.after, "q").dtype == np.int8
+
+
+def test_a_dequantized_answer_is_computed() -> None:
+    run = folded("""g (float[2] x) => (float[2] y, float[1] z) <int8[64] q, float s, int64[1] k = {0}> {
+      w = DequantizeLinear(q, s)  z = Gather(w, k)  y = Relu(x) }""")
+    assert ops(run.after) == ["Relu", "Constant"]
+
+
+def test_a_model_that_uses_no_input_becomes_its_answers() -> None:
+    run = apply(
+        FoldConstants(), model("g () => (float[20,50] y) <float[1] v, int64[2] s = {20, 50}> { y = Expand(v, s) }")
+    )
+    assert ops(run.after) == ["Constant"]
+
+
+def test_a_short_loop_is_run() -> None:
+    run = folded("""g (float[64] x) => (float[64] y) <float[64] w, float[64] v, int64 n = {3}, bool go = {1}> {
+      z = Loop (n, go, w) <body = b (int64 i, bool c, float[64] s) => (bool d, float[64] t)
+      { d = Identity(c)  t = Add(s, v) }>  y = Add(x, z) }""")
+    assert ops(run.after) == ["Add"]
+
+
+def test_what_leads_to_a_sequence_is_computed() -> None:
+    text = """g (float[64] x, int64 i) => (float[64] y) <float[64] w, float[64] v, float[64] u> {
+      a = Mul(w, v)  b = Exp(u)  s = SequenceConstruct(a, b)  z = SequenceAt(s, i)  y = Add(x, z) }"""
+    proto = model(text)
+    run = apply(FoldConstants(), proto, feeds(proto) | {"i": np.array(1)})
+    assert ops(run.after) == ["SequenceConstruct", "SequenceAt", "Add"]
+
+
+@pytest.mark.parametrize("divisor", ["{0, 2}", "{-1, 2}"])
+@pytest.mark.parametrize("op", ["Div", "Mod"])
+def test_divisions_that_may_kill_the_runtime_are_never_run(op: str, divisor: str) -> None:
+    text = f"""g (int32[2] x) => (int32[2] y) <int32[2] k, int32[2] d = {divisor}> {{
+      q = {op}(k, d)  y = Add(x, q) }}"""
+    proto = model(text, k=np.array([np.iinfo(np.int32).min, 5]))
+    assert apply(FoldConstants(), proto, compare=False).report.changes == 0
+
+
+def test_equal_results_are_stored_once() -> None:
+    text = """g (float[N,64] x) => (float[N,64] y) <float[64] a, float[64] b, float[64] c> {
+      p = Add(a, b)  q = Add(b, a)  r = Mul(x, p)  y = Add(r, q) }"""
+    run = folded(text)
+    assert len(run.after.graph.initializer) == 1
