@@ -2,5 +2,5 @@
 
 ``permutations`` is the algebra, ``moves`` says what it means that a node works on permuted axes, ``rules`` and its
 kin know each operator, ``values`` sees a tensor and all its transposed forms as one, ``candidates`` finds what could
-change together, ``cut`` what should, and ``rewire`` does it.
+change together, ``prices`` and ``cut`` what should, and ``rewire`` does it.
 """

@@ -6,9 +6,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.graph import Index, constant, replace_uses, set_input, take_over
-from graphopt.passes.layout.cut import only_moves_ones
 from graphopt.passes.layout.moves import Knowledge
 from graphopt.passes.layout.permutations import Perm, between, is_identity
+from graphopt.passes.layout.prices import only_moves_ones
 from graphopt.passes.layout.values import Form, Value, Values, order_of
 
 
