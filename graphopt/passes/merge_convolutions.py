@@ -13,6 +13,9 @@
 Both only where the result takes no more multiplications and no more bytes than the parts. Sums and products are
 computed in float64 and cast once. Normalizations between are ``fold_batchnorm``'s to fold first.
 
+Several convolutions of one tensor whose outputs are not added up are left alone: merged, they would need a Split, which
+copies what they give.
+
 Left alone: computed weights, values that are outputs of the graph or have other readers, paddings that depend on the
 size (SAME with a stride), results that the dtype cannot hold, weights that other nodes read where a copy costs more
 than the nodes save.
@@ -89,7 +92,7 @@ def _may_merge(node: gs.Node) -> bool:
         own = {id(tensor)}
         if len(tensor.inputs) == 1:
             before = tensor.inputs[0]
-            if before.op in {"Add", "Sum"}:
+            if before.op in {"Add", "Sum"} and len(tensor.outputs) == 1:
                 return True
             own.update(id(given) for given in before.inputs)
         if not seen.isdisjoint(own):
