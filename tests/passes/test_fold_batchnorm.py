@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support import Run, apply, feeds, initializer, model, ops
 
 from graphopt.passes.fold_batchnorm import FoldBatchNorm
@@ -665,3 +667,58 @@ def test_leaves_large_weights_alone_that_others_read() -> None:
     run = folded(text)
     assert run.report.changes == 0
     assert "copies would make the model larger" in run.reasons[0]
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_random_ways_to_a_distant_convolution(data: st.DataObject) -> None:
+    """A map along any axis, behind any run of nodes that move values: the result is always the same."""
+    shape = [2, 4, 6, 6]
+    weights = ["float[4,4,1,1] w", "float[4] b", "float[144,144] m"]
+    lines = ["t0 = Conv(x, w, b)"]
+    for step in range(1, data.draw(st.integers(2, 5), label="steps") + 1):
+        source, out = f"t{step - 1}", f"t{step}"
+        kind = data.draw(
+            st.sampled_from(["transpose", "reshape", "relu", "sum", "split", "concat", "number", "matrix"])
+        )
+        if kind == "transpose":
+            order = data.draw(st.permutations(range(len(shape))))
+            lines.append(f"{out} = Transpose<perm = {list(order)}>({source})")
+            shape = [shape[axis] for axis in order]
+        elif kind == "reshape":
+            places = list(range(len(shape) - 1))
+            if len(shape) > 2 and data.draw(st.booleans()):
+                place = data.draw(st.sampled_from(places))
+                shape = [*shape[:place], shape[place] * shape[place + 1], *shape[place + 2 :]]
+            else:
+                place = data.draw(st.sampled_from([*places, len(shape) - 1]))
+                shape = [*shape[:place], 1, shape[place], *shape[place + 1 :]]
+            weights.append(f"int64[{len(shape)}] shape{step} = {{{', '.join(map(str, shape))}}}")
+            lines.append(f"{out} = Reshape({source}, shape{step})")
+        elif kind == "split" and any(size % 2 == 0 for size in shape):
+            axis = data.draw(st.sampled_from([axis for axis, size in enumerate(shape) if size % 2 == 0]))
+            lines.append(f"{out}, rest{step} = Split<axis = {axis}>({source})")
+            shape[axis] //= 2
+        elif kind == "concat":
+            axis = data.draw(st.integers(0, len(shape) - 1))
+            lines.append(f"other{step} = Exp(number)  wide{step} = Expand(other{step}, shape{step})")
+            weights.append(f"int64[{len(shape)}] shape{step} = {{{', '.join(map(str, shape))}}}")
+            lines.append(f"{out} = Concat<axis = {axis}>({source}, wide{step})")
+            shape[axis] *= 2
+        elif kind == "matrix" and shape[-1] == 144:
+            lines.append(f"{out} = MatMul({source}, m)")
+        elif kind == "number":
+            weights.append(f"float k{step}")
+            lines.append(f"{out} = {data.draw(st.sampled_from(['Mul', 'Add', 'Div', 'Sub']))}({source}, k{step})")
+        elif kind == "sum":
+            lines.append(f"{out} = Add({source}, number)")
+        else:
+            lines.append(f"{out} = Relu({source})")
+    axis = data.draw(st.integers(0, len(shape) - 1), label="axis")
+    spread = ",1" * (len(shape) - axis - 1)
+    weights.append(f"float[{shape[axis]}{spread}] factor")
+    op = data.draw(st.sampled_from(["Mul", "Add", "Sub"]), label="map")
+    lines.append(f"y = {op}(t{step}, factor)")
+    out = ", ".join("ABCDEFGHIJ"[: len(shape)])
+    head = f"g (float[2,4,6,6] x, float[1] number) => (float[{out}] y) <{', '.join(weights)}>"
+    apply(FoldBatchNorm(), model(f"{head} {{ {'  '.join(lines)} }}"), rtol=1e-4)
