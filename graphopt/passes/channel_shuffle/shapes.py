@@ -9,7 +9,7 @@ from typing import TypeAlias
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphopt.graph import Shape, TensorType, shape_of, is_op, sole_producer, values_of
+from graphopt.graph import Shape, TensorType, is_op, shape_of, sole_producer, values_of
 from graphopt.passes.channel_shuffle.layout import ONE, Size
 
 SizesOf: TypeAlias = Callable[[gs.Tensor], Sequence[Size] | None]

@@ -15,7 +15,8 @@ import onnx_graphsurgeon as gs
 from graphopt.graph import Index, consumers, dtype_of, is_constant, size_of, sole_producer, values_of
 from graphopt.passes.channel_shuffle.moves import Move, of_node
 from graphopt.passes.channel_shuffle.nodes import data_inputs
-from graphopt.passes.channel_shuffle.operators import Edit, Slot, View, passage
+from graphopt.passes.channel_shuffle.operators import passage
+from graphopt.passes.channel_shuffle.passages import Edit, Slot, View
 from graphopt.passes.channel_shuffle.shapes import Known
 
 # A constant that others read too may be copied if it is no larger than this.

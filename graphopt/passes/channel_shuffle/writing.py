@@ -22,7 +22,7 @@ from graphopt.graph import (
 )
 from graphopt.passes.channel_shuffle.layout import Labels
 from graphopt.passes.channel_shuffle.moves import Move
-from graphopt.passes.channel_shuffle.operators import Edit
+from graphopt.passes.channel_shuffle.passages import Edit
 from graphopt.passes.channel_shuffle.planning import Plan, Step
 from graphopt.passes.channel_shuffle.tracing import OrderClass
 
