@@ -1,9 +1,10 @@
 """Merge chains of operators that only move or view data.
 
 1. *Shape only*: Reshape, Flatten, Squeeze and Unsqueeze in a row become one or none, also across elementwise
-   operators; a reduction keeps or drops its axes itself. See ``reshape_chains``.
+   operators; a reduction keeps or drops its axes itself. See ``reshape_chains``, ``reduced_axes``.
 2. *Pieces*: Slice of Slice, one Slice before a Split instead of many behind it, Slice or Gather of what Concat, Split
-   or Gather made; Concat of Concat and of what was split. See ``slice_chains``, ``concat_chains``.
+   or Gather made; Concat of Concat and of what was split. See ``slice_chains``, ``gather_chains``,
+   ``concat_chains``.
 3. *Broadcast*: Expand whose reader broadcasts anyway, Expand of Expand, Tile of Tile. See ``expand_chains``.
 4. *Shape values*: a vector of sizes is computed from the earliest tensor that has them, with as few nodes as
    possible, once. See ``shape_values``.
@@ -25,25 +26,15 @@ import onnx_graphsurgeon as gs
 
 from graphopt.graph import Index, is_op, walk
 from graphopt.passes.base import Context, PassReport
+from graphopt.passes.cast_chains import merge_casts
 from graphopt.passes.concat_chains import simplify_concat
 from graphopt.passes.expand_chains import drop_expand, merge_expands, merge_tiles
-from graphopt.passes.reshape_chains import (
-    keep_reduced_axes,
-    merge_reshapes,
-    move_over_elementwise,
-    squeeze_before_transpose,
-)
+from graphopt.passes.gather_chains import part_of_shape, select_by_mask, simplify_gather, unsqueezed_gather
+from graphopt.passes.reduced_axes import keep_reduced_axes, squeeze_before_transpose
+from graphopt.passes.reshape_chains import merge_reshapes, move_over_elementwise
 from graphopt.passes.reshape_editor import Editor, Rule
-from graphopt.passes.shape_values import merge_casts, simplify_shape_values
-from graphopt.passes.slice_chains import (
-    merge_slices,
-    part_of_shape,
-    select_by_mask,
-    simplify_gather,
-    slice_before_split,
-    slice_of_concat,
-    unsqueezed_gather,
-)
+from graphopt.passes.shape_values import simplify_shape_values
+from graphopt.passes.slice_chains import merge_slices, slice_before_split, slice_of_concat
 
 _RESHAPING: tuple[Rule, ...] = (merge_reshapes, unsqueezed_gather, keep_reduced_axes, move_over_elementwise)
 RULES: Mapping[str, tuple[Rule, ...]] = {
