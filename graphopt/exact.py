@@ -20,7 +20,7 @@ import onnx
 
 from graphopt.errors import DataError, UsageError
 from graphopt.graph import WorkGraph, export_graph, forget_types, import_graph, remove_unused, toposort, verify
-from graphopt.passes.base import Context, ExactPass, PassReport, Skip
+from graphopt.passes.base import Context, ExactPass, PassReport, Preparing, Skip
 
 log = logging.getLogger(__name__)
 
@@ -147,10 +147,13 @@ def _together(
 ) -> onnx.ModelProto:
     """Run all passes on one opened graph; return it written, or the very model where nothing changed."""
     with paused_collector():
-        work = import_graph(model)
+        prepared = model
+        for one, tally in zip(passes, tallies, strict=True):
+            prepared = _prepared(one, prepared, tally)
+        work = import_graph(prepared)
         # The state of the graph that each pass has last seen and left alone.
         idle = [-1] * len(passes)
-        state = 0
+        state = 0 if prepared is model else 1
         for _ in range(MAX_ROUNDS):
             before = state
             for position, (one, tally) in enumerate(zip(passes, tallies, strict=True)):
@@ -195,9 +198,10 @@ def _one_at_a_time(
             started = time.perf_counter()
             report = PassReport(changes=0)
             try:
-                work = import_graph(current)
+                prepared = _prepared(one, current, tally)
+                work = import_graph(prepared)
                 report = one.apply(work.gs, context)
-                if report.changes:
+                if report.changes or prepared is not current:
                     remove_unused(work.gs)
                     changed = _written(work)
                     tally.failure = _problem(current, changed, why_different) or ""
@@ -215,6 +219,16 @@ def _one_at_a_time(
         if current is before:
             break
     return current
+
+
+def _prepared(one: ExactPass, model: onnx.ModelProto, tally: _Tally) -> onnx.ModelProto:
+    """The model to open; what a pass did to it beforehand counts as one change."""
+    if not isinstance(one, Preparing):
+        return model
+    prepared = one.prepare(model)
+    if prepared is not model:
+        tally.add(PassReport(1, details={"prepared": 1}), 0.0)
+    return prepared
 
 
 def _written(work: WorkGraph) -> onnx.ModelProto:

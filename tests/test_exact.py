@@ -211,3 +211,14 @@ def test_a_name_once_inferred_is_not_given_to_another_tensor() -> None:
     index.drop([identity])
     index.finish()
     assert Index(graph).fresh_name("i") == "i_1"
+
+
+def test_functions_of_the_model_are_expanded_before_it_is_opened() -> None:
+    proto = model("""<ir_version: 9, opset_import: ["" : 17, "own" : 1]>
+      g (float[N,4] x) => (float[N,4] y) { y = own.twice(x) }
+      <domain: "own", opset_import: ["" : 17]> twice (a) => (b) { i = Identity(a)  b = Add(i, i) }""")
+    after = graphopt.run(proto, ["inline", "eliminate_dead"])
+    assert (ops(after), len(after.functions)) == (["Add"], 0)
+    fed = feeds(proto)
+    assert_same(outputs(proto, fed), outputs(after, fed))
+    assert ops(graphopt.run(proto, ["inline"], options={"inline.functions": False})) == ["twice"]

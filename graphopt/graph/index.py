@@ -83,7 +83,9 @@ class Index:
     def add(self, node: gs.Node, home: gs.Graph | None = None) -> None:
         """Take a new node in; ``finish`` puts it in order."""
         home = self.graph if home is None else home
-        if home is not self.graph:
+        if home is self.graph:
+            self._homes.pop(id(node), None)  # it may have come out of a subgraph
+        else:
             self._homes[id(node)] = (node, home)
         home.nodes.append(node)
         self._edited[id(home)] = home

@@ -110,7 +110,7 @@ class Known:
         computed_shapes: how many inputs that decide on a shape were computed when all was inferred.
         opset: the operator set version then.
         bodies: how many graphs there were, with subgraphs.
-        nodes: the outputs of all nodes of the outermost graph then.
+        nodes: the outputs of all nodes then.
     """
 
     types: Types
@@ -178,7 +178,7 @@ def infer_again(graph: gs.Graph) -> None:
 
 
 def _outputs_of(graph: gs.Graph) -> frozenset[str]:
-    return frozenset(tensor.name for node in graph.nodes for tensor in node.outputs)
+    return frozenset(tensor.name for each in walk(graph) for node in each.nodes for tensor in node.outputs)
 
 
 def _computed_shapes(graph: gs.Graph) -> int:

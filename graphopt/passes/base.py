@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import numpy.typing as npt
 import onnx
@@ -111,6 +111,14 @@ class ExactPass(Protocol):
         """Edit ``graph`` in place. May raise; the runner then rolls back."""
 
 
+@runtime_checkable
+class Preparing(Protocol):
+    """An exact pass that has something to do before a model is opened, too."""
+
+    def prepare(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """Return the model to open: ``model`` itself, which is not edited, or another that computes the same."""
+
+
 class ApproximatePass(Protocol):
     """Proposes models that are faster and not quite equal."""
 
@@ -139,5 +147,6 @@ __all__ = [
     "Feed",
     "Pass",
     "PassReport",
+    "Preparing",
     "Skip",
 ]

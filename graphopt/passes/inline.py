@@ -19,9 +19,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from graphopt.graph import Index, add_node, constant, is_op, replace_uses, shape_of, values_of, variable, walk
+from graphopt.model.inlining import inline_functions
 from graphopt.passes.base import Context, PassReport
 from graphopt.passes.splicing import Splicer
 
@@ -40,6 +42,10 @@ class Inline:
     exact: ClassVar[bool] = True
 
     functions: bool = True
+
+    def prepare(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """Return the model with its functions expanded, the very model where there is nothing to expand."""
+        return inline_functions(model) if self.functions else model
 
     def apply(self, graph: gs.Graph, context: Context) -> PassReport:
         """Edit ``graph`` in place."""
