@@ -68,7 +68,11 @@ def _chains(graph: gs.Graph, known: Knowledge, ledger: Ledger) -> int:
     if not seconds:
         return 0
     index = known.index = Index(graph)
-    merged = sum(_merge_chain(index, node, known, ledger) for node in seconds)
+    merged = 0
+    for node in seconds:
+        # What has taken one node up may go with the one before that, too.
+        while _merge_chain(index, node, known, ledger):
+            merged += 1
     index.finish()
     return merged
 
@@ -108,27 +112,27 @@ def _follows(node: gs.Node) -> bool:
     return node.inputs[0].inputs[0].op in _LINEAR
 
 
-def _merge_chain(index: Index, node: gs.Node, known: Knowledge, ledger: Ledger) -> int:
-    """Merge a node with the one before it into it; return how many nodes went."""
+def _merge_chain(index: Index, node: gs.Node, known: Knowledge, ledger: Ledger) -> bool:
+    """Merge a node with the one before it into it, if possible; return whether it was."""
     if index.is_dropped(node):
-        return 0
+        return False
     alone = sole_consumer(index, node.inputs[0]) is node
     before = sole_producer(node.inputs[0])
     if not alone or before is None or (before.op == "Conv") is not (node.op == "Conv"):
-        return 0
+        return False
     first, second = read_kernel(before, index), read_kernel(node, index)
     if first is None or second is None or first[0].weights.dtype != second[0].weights.dtype:
-        return 0
+        return False
     kernel = chained(first[1], second[1])
     if kernel is None:
-        return 0
+        return False
     # Of a Gemm and a MatMul, the input of either tells that it is a matrix.
     is_matrix = "Gemm" in {before.op, node.op} or known.rank(before.inputs[0]) == 2
     folded = fitted(second[0], kernel, is_matrix=is_matrix)
     if folded is None or not pays_in_bytes(ledger, folded, [before, node], 1):
-        return 0
+        return False
     source = before.inputs[0]
     index.drop([before])
     set_input(index, node, 0, source)
     write_kernel(index, second[0], kernel, folded)
-    return 1
+    return True
