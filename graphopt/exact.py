@@ -18,7 +18,7 @@ from typing import Any
 
 import onnx
 
-from graphopt.errors import DataError, UsageError
+from graphopt.errors import DataError, ModelError, UsageError
 from graphopt.graph import WorkGraph, export_graph, forget_types, import_graph, remove_unused, toposort, verify
 from graphopt.passes.base import Context, ExactPass, PassReport, Preparing, Skip
 
@@ -238,9 +238,22 @@ def _written(work: WorkGraph) -> onnx.ModelProto:
 
 def _problem(before: onnx.ModelProto, after: onnx.ModelProto, why_different: Check) -> str | None:
     """Why ``after`` cannot take the place of ``before``: it is invalid, or its outputs differ; None if it can."""
-    verify(after)
+    try:
+        verify(after)
+    except ModelError as error:
+        # What onnx holds against the model as it was given is no fault of the passes.
+        if _why_invalid(before) != str(error):
+            raise
     difference = why_different(before, after)
     return None if difference is None else f"it changed the outputs: {difference}"
+
+
+def _why_invalid(model: onnx.ModelProto) -> str | None:
+    try:
+        verify(model)
+    except ModelError as error:
+        return str(error)
+    return None
 
 
 def _told(error: Exception) -> str:

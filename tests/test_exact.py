@@ -14,9 +14,9 @@ import pytest
 from support import assert_same, context, feeds, model, ops, outputs
 
 import graphopt
-from graphopt.errors import PassError, PassWarning, UsageError
+from graphopt.errors import ModelError, PassError, PassWarning, UsageError
 from graphopt.exact import run_exact, summed
-from graphopt.graph import Index, add_node, import_graph, replace_uses, types_of, variable
+from graphopt.graph import Index, add_node, import_graph, replace_uses, types_of, variable, verify
 from graphopt.passes import PASSES
 from graphopt.passes.base import Context, PassReport, Skip
 from graphopt.passes.eliminate_dead import EliminateDead
@@ -222,3 +222,15 @@ def test_functions_of_the_model_are_expanded_before_it_is_opened() -> None:
     fed = feeds(proto)
     assert_same(outputs(proto, fed), outputs(after, fed))
     assert ops(graphopt.run(proto, ["inline"], options={"inline.functions": False})) == ["twice"]
+
+
+def test_what_onnx_holds_against_the_model_as_given_is_no_fault_of_the_passes() -> None:
+    """onnx 1.23 cannot infer through MeanVarianceNormalization of opset 13, which ONNX Runtime runs all the same."""
+    proto = model("""g (float[N,4,3,3] x) => (float[N,4,3,3] y) {
+      i = Identity(x)  y = MeanVarianceNormalization(i) }""")
+    with pytest.raises(ModelError):
+        verify(proto)
+    after, (outcome,) = run_exact([EliminateDead()], proto, context())
+    assert (ops(after), outcome.failure) == (["MeanVarianceNormalization"], "")
+    fed = feeds(proto)
+    assert_same(outputs(proto, fed), outputs(after, fed))
