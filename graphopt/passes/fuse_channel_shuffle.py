@@ -152,6 +152,8 @@ def _components(trace: Trace) -> list[list[Move]]:
 
 def _best(trace: Trace, moves: Sequence[Move], channels: Mapping[int, int], known: Known) -> Plan | None:
     """The cheapest way found to do what these moves do, if it is cheaper than they are."""
+    if not all(map(trace.is_clear, moves)):
+        return None
     needs = needs_of(trace, moves)
     if len(needs) == len(moves) and all(
         trace.is_fixed(number) for need in needs for number in (need.owner, *need.owners)

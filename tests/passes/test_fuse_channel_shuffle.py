@@ -425,6 +425,19 @@ def test_what_only_the_shape_is_read_of() -> None:
     assert Counter(ops(apply(PASS, proto).after)) == Counter(["Conv", "Shape", "Conv"])
 
 
+def test_channels_of_two_axes() -> None:
+    """One tensor whose channels and rows are both shuffled: neither is mistaken for the other."""
+    proto = model(
+        """g (float[N,3,6,5] x) => (float[N,5,2,5] y, float[N,5,4,5] z)
+        <float[4,3,1,1] w, float[5,4,1,1] v, int64[6] rows = {0, 3, 1, 4, 2, 5}, int64[4] i = {0, 2, 1, 3},
+         int64[2] parts = {2, 4}>
+        { a = Conv(x, w)  b = Gather<axis = 1>(a, i)  c = Gather<axis = 2>(b, rows)  p, q = Split<axis = 2>(c, parts)
+          y = Conv(p, v)  z = Conv(q, v) }"""
+    )
+    run = apply(PASS, proto)
+    assert ops(run.after).count("Gather") >= 1
+
+
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_random_nets(data: st.DataObject) -> None:

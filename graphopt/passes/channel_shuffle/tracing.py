@@ -55,11 +55,18 @@ class Trace:
         classes: by number; merged ones are None.
         class_of: ``id`` of a tensor -> number of its class.
         moves: ``id`` of a target -> its move, in the order of the graph.
+        slots: ``id`` of a tensor -> where its class sees its channels.
     """
 
     classes: list[OrderClass | None]
     class_of: dict[int, int]
     moves: dict[int, Move]
+    slots: dict[int, Slot]
+
+    def is_clear(self, move: Move) -> bool:
+        """Whether all tensors of a move are seen by their classes as the move sees them."""
+        slots = [self.slots.get(id(tensor)) for tensor in (move.target, *move.sources)]
+        return all(slot is not None and (slot.axis, slot.inner) == (move.axis, 1) for slot in slots)
 
     def is_fixed(self, number: int) -> bool:
         """Whether the order of a class must stay."""
@@ -97,6 +104,7 @@ class Tracer:
             self._classes,
             {key: self._find(number) for key, (_, number) in self._slots.items()},
             {id(move.target): move for move in moves},
+            {key: slot for key, (slot, _) in self._slots.items()},
         )
 
     def _find(self, number: int) -> int:

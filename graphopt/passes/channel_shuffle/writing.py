@@ -41,6 +41,8 @@ class Writer:
     home: gs.Graph
     opset: int
     _constants: dict[tuple[object, ...], gs.Constant] = field(default_factory=dict)
+    # Constants known by their id in the keys above, held so that it stays their own.
+    _old: list[gs.Tensor] = field(default_factory=list)
     # What now stands for a tensor that is gone; the tensor is held so that its id stays its own.
     _instead: dict[int, tuple[gs.Tensor, gs.Tensor]] = field(default_factory=dict)
 
@@ -110,6 +112,7 @@ class Writer:
                 for edit, order in each:
                     values = permuted(values, edit, order)
                 self._constants[key] = constant(self.index, f"{old.name}_permuted", values)
+                self._old.append(old)
             set_input(self.index, node, number, self._constants[key])
 
     def _make(
