@@ -120,20 +120,36 @@ def detach(nodes: Iterable[gs.Node]) -> None:
 
     graphsurgeon's own ``clear`` compares nodes by value, which is quadratic for a tensor with many readers.
     """
-    gone: set[int] = set()
-    tensors: dict[int, gs.Tensor] = {}
     every: list[gs.Node] = []
     for node in nodes:
         every.append(node)
-        every.extend(inner for subgraph in subgraphs_of(node) for inner in subgraph.nodes)
+        if node.attrs:
+            every.extend(inner for subgraph in subgraphs_of(node) for inner in subgraph.nodes)
+    gone = {id(node) for node in every}
+    seen: set[int] = set()
     for node in every:
-        gone.add(id(node))
-        tensors.update((id(tensor), tensor) for tensor in (*node.inputs, *node.outputs))
-    for tensor in tensors.values():
-        for uses in (tensor.inputs, tensor.outputs):
-            kept = [node for node in uses if id(node) not in gone]
-            list.clear(uses)
-            list.extend(uses, kept)
+        for tensor in node.inputs:
+            if id(tensor) not in seen:
+                seen.add(id(tensor))
+                _keep(tensor.outputs, gone)
+                _keep(tensor.inputs, gone)
+        for tensor in node.outputs:
+            if id(tensor) not in seen:
+                seen.add(id(tensor))
+                _keep(tensor.outputs, gone)
+                _keep(tensor.inputs, gone)
     for node in every:
         list.clear(node.inputs)
         list.clear(node.outputs)
+
+
+def _keep(uses: list[gs.Node], gone: set[int]) -> None:
+    """Take the nodes that are gone out of a list of uses."""
+    if len(uses) == 1:
+        if id(uses[0]) in gone:
+            list.clear(uses)
+        return
+    kept = [node for node in uses if id(node) not in gone]
+    if len(kept) < len(uses):
+        list.clear(uses)
+        list.extend(uses, kept)

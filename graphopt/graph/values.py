@@ -20,6 +20,14 @@ from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 from graphopt.errors import UnsupportedModelError
 
 Shape: TypeAlias = tuple[int | str | None, ...]
+# Element types that numpy has and raw_data holds one after the other.
+_PLAIN = frozenset(
+    {
+        onnx.TensorProto.BOOL, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16,
+        onnx.TensorProto.INT8, onnx.TensorProto.INT16, onnx.TensorProto.INT32, onnx.TensorProto.INT64,
+        onnx.TensorProto.UINT8, onnx.TensorProto.UINT16, onnx.TensorProto.UINT32, onnx.TensorProto.UINT64,
+    }
+)  # fmt: skip
 _EXTERNAL = onnx.TensorProto.EXTERNAL
 _SCALARS = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
 
@@ -46,6 +54,11 @@ class StoredValues(LazyValues):  # type: ignore[misc]
             raise UnsupportedModelError(
                 f"the data of initializer '{self.tensor.name}' lies in a file that was not loaded"
             )
+        if self.tensor.data_type in _PLAIN and self.tensor.HasField("raw_data"):
+            # What to_array does for these, at a tenth of its cost: a net has thousands of short vectors.
+            values = np.frombuffer(self.tensor.raw_data, self.dtype.newbyteorder("<"))
+            if values.size == math.prod(self.shape):
+                return values.astype(self.dtype, copy=False).reshape(self.shape)
         values = np.asarray(onnx.numpy_helper.to_array(self.tensor))
         values.flags.writeable = False
         return values
