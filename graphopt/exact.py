@@ -50,6 +50,10 @@ class Outcome:
     observed: Any = None
 
 
+# Nodes and tensors refer to each other, so the weights of those that went are freed by the collector only; in graphs of
+# more nodes weights are small, and a walk over all objects dear.
+COLLECTED_NODES = 20_000
+
 Check = Callable[[onnx.ModelProto, onnx.ModelProto], str | None]
 Observe = Callable[[onnx.ModelProto], Any] | None
 
@@ -174,7 +178,8 @@ def _together(
             if state == before and not forget_types(work.gs):
                 break
             idle = [-1] * len(passes) if state == before else idle
-            gc.collect()
+            if len(work.gs.nodes) <= COLLECTED_NODES:
+                gc.collect()
         if state == 0:
             return model
         return _written(work)
