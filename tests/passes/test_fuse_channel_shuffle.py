@@ -425,6 +425,16 @@ def test_what_only_the_shape_is_read_of() -> None:
     assert Counter(ops(apply(PASS, proto).after)) == Counter(["Conv", "Shape", "Conv"])
 
 
+def test_operators_of_other_domains() -> None:
+    """They only share a name."""
+    proto = model(
+        """<ir_version: 8, opset_import: ["" : 17, "other" : 1]>
+        g (float[N,6,4,4] x) => (float[N,6,4,4] y, float[N,6,4,4] z, float[N,6,4,4] u)
+        { y = other.Gather(x)  a = other.Transpose()  z = other.Concat(a)  u = other.Slice(x, x, x, x, x) }"""
+    )
+    assert apply(PASS, proto, compare=False).report.changes == 0
+
+
 def test_channels_of_two_axes() -> None:
     """One tensor whose channels and rows are both shuffled: neither is mistaken for the other."""
     proto = model(

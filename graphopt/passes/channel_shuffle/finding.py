@@ -49,21 +49,23 @@ class Shuffle:
 
 def worth_a_look(nodes: Sequence[gs.Node]) -> bool:
     """Whether these nodes may hold a shuffle at all; quick, and needs no types."""
-    return any(node.op in _MIXING and _may_mix(node) for node in nodes) or any(map(picks_channels, nodes))
+    return any((node.op in _MIXING and _may_mix(node)) or picks_channels(node) for node in nodes)
 
 
 def picks_channels(node: gs.Node) -> bool:
     """Whether a Gather or Slice chooses channels otherwise than in one stretch, so far as constants tell."""
-    if node.op == "Gather":
+    if node.op == "Gather" and is_op(node, "Gather"):
         indices = node.inputs[1]
         return is_constant(indices) and shape_of(indices) not in {(), (0,), (1,)}
-    if node.op == "Slice" and len(node.inputs) > 4:
+    if node.op == "Slice" and is_op(node, "Slice") and len(node.inputs) > 4:
         steps = values_of(node.inputs[4])
         return steps is not None and steps.size > 0 and not (steps == 1).all()
     return False
 
 
 def _may_mix(node: gs.Node) -> bool:
+    if not is_op(node, node.op):
+        return False
     if node.op == "Concat":
         # Shapes are put together along axis 0.
         return node.attrs.get("axis") != 0 and any(_moved(tensor) for tensor in node.inputs)
