@@ -1,6 +1,7 @@
 """Put subgraphs that run exactly once in the place of the node that holds them.
 
-1. ``If`` with a constant condition becomes the nodes of the branch that is taken; the other branch goes.
+1. ``If`` with a constant condition becomes the nodes of the branch that is taken; the other branch goes. So does one
+   whose other branch makes the graph fail: see ``impossible_branches``.
 2. ``Loop`` that runs once (trip count 1, condition true or left out) becomes the nodes of its body, with 0 for the
    number of the iteration; each output that would be stacked gets an Unsqueeze.
 3. ``Loop`` that never runs (trip count 0 or condition false) hands its initial values on, unless a stacked output is
@@ -22,9 +23,22 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphopt.graph import Index, add_node, constant, is_op, replace_uses, shape_of, values_of, variable, walk
+from graphopt.graph import (
+    Index,
+    add_node,
+    constant,
+    is_op,
+    replace_uses,
+    set_input,
+    shape_of,
+    values_of,
+    variable,
+    walk,
+)
 from graphopt.model.inlining import inline_functions
 from graphopt.passes.base import Context, PassReport
+from graphopt.passes.impossible_branches import impossible_branches
+from graphopt.passes.no_op_knowledge import Knowledge
 from graphopt.passes.splicing import Splicer
 
 
@@ -53,10 +67,13 @@ class Inline:
         if len(graphs) == 1:
             return PassReport(changes=0)
         found = [(node, home) for home in graphs for node in home.nodes if is_op(node, "If", "Loop")]
-        if not any(_branch(node) is not None or _trips(node) is not None for node, _ in found):
+        settled = impossible_branches(graphs, Knowledge(graph)) if graph.opset >= 7 else []
+        if not settled and not any(_branch(node) is not None or _trips(node) is not None for node, _ in found):
             return PassReport(changes=0)
         splicer = Splicer(Index(graph))
-        counts = {"branches": 0, "loops": 0}
+        for node, taken in settled:
+            set_input(splicer.index, node, 0, constant(splicer.index, f"{node.name}_taken", np.array(taken)))
+        counts = {"branches": 0, "loops": 0, "settled": len(settled)}
         homes: dict[int, gs.Graph] = {}
         # Outer nodes come first; what was inside a branch that is gone reads nothing any more.
         for node, first_home in found:
