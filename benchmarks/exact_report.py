@@ -31,6 +31,10 @@ def _shown(value: float, form: str) -> str:
     return "" if math.isnan(value) else format(value, form)
 
 
+def _share(found: Sequence[bool]) -> str:
+    return f"{sum(found)} of {len(found)}"
+
+
 def group(name: str) -> str:
     """Where a model comes from."""
     return next((title for start, title in GROUPS.items() if name.startswith(start)), "wheels")
@@ -91,7 +95,7 @@ def summary(rows: Rows) -> str:
             str(sum(result.get("checker") is None and "checker" in result for _, result in done)),
             str(sum(bool(result.get("interface")) for _, result in done)),
             str(sum(result.get("bytes", math.inf) <= row["bytes"] for row, result in done)),
-            str(sum(bool(result.get("idempotent")) for _, result in done)),
+            _share([result["idempotent"] for _, result in done if "idempotent" in result]),
             f"{_mean(left(row, tool) for row in rows.values()):.3f}",
         ]
         for title in groups:
@@ -152,10 +156,8 @@ def scale(rows: Mapping[str, Any]) -> str:
 
 
 def _scale_cell(row: Mapping[str, Any], ideal: int) -> str:
-    if "cpu_seconds" not in row or row.get("error"):
-        return {"not tried": "–"}.get(row.get("error", ""), row.get("error", "")).replace(
-            "not done after 60 CPU s", "> 60"
-        )
+    if error := row.get("error"):
+        return {"not tried": "–"}.get(error, "> 60" if error.startswith("not done") else error.split(":")[0])
     shown = f"{row['cpu_seconds']:.2f} ({row['memory_mb']:.0f})"
     shown += f", {row['nodes']:,} left" if row["nodes"] != ideal else ""
     return shown + (", wrong" if row.get("right") is False else "")
