@@ -3,17 +3,20 @@
 1. *Results nobody reads* (the mask of a Dropout, the indices of a MaxPool, the states of an LSTM): not asked for.
 2. *Empty pieces of a Concat*: constants that are of size 0 along its axis are not read.
 3. *Cast of a Cast* that lost nothing: the outer one reads what the inner one reads.
+4. *Biases of zeros* of Conv, ConvTranspose and Gemm (from opset 11): not read.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphopt.graph import Index, is_op, onnx_dtype, set_input, shape_of, sole_producer
-from graphopt.passes.no_op_knowledge import Knowledge
+from graphopt.graph import Index, dtype_of, is_op, onnx_dtype, set_input, shape_of, sole_producer
+from graphopt.passes.no_op_knowledge import Knowledge, holds_only
+from graphopt.passes.uniform import uniform_of
 
 # From which opset on each operator's further outputs may be left out without changing the others. BatchNormalization
 # is none of them: it tells training by them.
@@ -38,6 +41,9 @@ def find_trims(graphs: Sequence[gs.Graph], known: Knowledge) -> list[tuple[str, 
                 pieces = _needed_pieces(node)
                 if len(pieces) < len(node.inputs):
                     found.append(("empty_pieces", _reading_only(node, pieces)))
+            elif node.op in _BIASED:
+                if len(node.inputs) > 2 and _adds_zeros(node, known):
+                    found.append(("zero_biases", _reading_only(node, (0, 1))))
             elif node.op == "Cast":
                 if _before_widening(node, known) is not None:
                     found.append(("casts", _reading_past_casts(node, known)))
@@ -54,7 +60,9 @@ def find_trims(graphs: Sequence[gs.Graph], known: Knowledge) -> list[tuple[str, 
     return found
 
 
-_CANDIDATES = frozenset({"Cast", "Concat", *_SPARED})
+# From which opset on each operator may come without a bias.
+_BIASED = {"Conv": 1, "ConvTranspose": 1, "Gemm": 11}
+_CANDIDATES = frozenset({"Cast", "Concat", *_SPARED, *_BIASED})
 
 
 def _sparing(node: gs.Node, unread: Sequence[int]) -> Callable[[Index], None]:
@@ -80,6 +88,18 @@ def _needed_pieces(node: gs.Node) -> list[int]:
         if shape is None or not isinstance(axis, int) or not -len(shape) <= axis < len(shape) or shape[axis] != 0:
             needed.append(slot)
     return needed or [0]
+
+
+def _adds_zeros(node: gs.Node, known: Knowledge) -> bool:
+    """Whether the bias of a linear node is a constant of zeros, stored or generated."""
+    bias = node.inputs[2]
+    if bias.is_empty() or known.opset < _BIASED[node.op] or not math.isfinite(node.attrs.get("beta", 1.0)):
+        return False
+    if isinstance(bias, gs.Constant):
+        dtype = dtype_of(bias)
+        return dtype is not None and onnx_dtype(dtype) in _FLOATS and holds_only(bias, 0)
+    values = uniform_of(bias)
+    return values is not None and onnx_dtype(values.dtype) in _FLOATS and values.size > 0 and not values.flat[0]
 
 
 def _reading_only(node: gs.Node, slots: Sequence[int]) -> Callable[[Index], None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -276,6 +278,43 @@ def test_results_that_nobody_reads_are_not_asked_for() -> None:
     run = cleaned(text)
     assert [list(node.output) for node in run.after.graph.node] == [["", "h"], ["y"], ["p"], ["z"]]
     assert run.report.details["trimmed"] == {"unread_results": 3}
+
+
+@pytest.mark.parametrize(
+    ("weights", "body"),
+    [
+        pytest.param("float[6,4,3,3] w, float[6] b", "y = Conv(x, w, b)", id="conv"),
+        pytest.param("float[4,6,3,3] w, float[6] b", "y = ConvTranspose(x, w, b)", id="transposed"),
+        pytest.param("float[256,3] w, float[3] b", "f = Flatten(x)  y = Gemm<beta = 2.0>(f, w, b)", id="gemm"),
+        pytest.param(
+            "float[6,4,3,3] w, int64[1] s", "b = ConstantOfShape(s)  y = Conv(x, w, b)", id="generated"
+        ),
+    ],
+)  # fmt: skip
+def test_biases_of_zeros_are_not_read(weights: str, body: str) -> None:
+    text = f"g (float[N,4,8,8] x) => (float y) <{weights}> {{ {body} }}"
+    run = cleaned(text, b=-np.zeros(6 if "Conv" in body else 3), s=[6])
+    assert [len(node.input) for node in run.after.graph.node if node.input][-1] == 2
+    assert run.report.details["trimmed"] == {"zero_biases": 1}
+
+
+@pytest.mark.parametrize(
+    ("weights", "body", "options"),
+    [
+        pytest.param("float[6,4,3,3] w, float[6] b", "y = Conv(x, w, b)", {"b": [0, 0, 0, 0, 0, 1]}, id="last"),
+        pytest.param("float[6,4,3,3] w, float[6] b", "y = Conv(x, w, b)", {"b": [np.nan] * 6}, id="undefined"),
+        pytest.param(
+            "float[6,4,3,3] w, int64[1] s", "b = ConstantOfShape<value = float[1] {1.0}>(s)  y = Conv(x, w, b)",
+            {"s": [6]}, id="generated ones",
+        ),
+        pytest.param(
+            "float[256,3] w, float[3] b", "f = Flatten(x)  y = Gemm(f, w, b)", {"b": [0.0] * 3, "opset": 10}, id="old"
+        ),
+    ],
+)  # fmt: skip
+def test_other_biases_stay(weights: str, body: str, options: dict[str, Any]) -> None:
+    text = f"g (float[N,4,8,8] x) => (float y) <{weights}> {{ {body} }}"
+    assert not cleaned(text, **options).report.details["trimmed"]
 
 
 def test_a_value_whose_name_means_another_inside_is_not_handed_on() -> None:
