@@ -148,7 +148,7 @@ def optimize(
             threads=threads,
             progress=judge.progress,
         )
-        attempt = search(loaded.proto, chosen, StageRunner(context, judge, judge.shapes))
+        attempt = search(loaded.proto, chosen, StageRunner(context, judge, judge.costs))
         return judged(loaded, profile, attempt, judge, told())
 
 
