@@ -50,7 +50,7 @@ def worth_a_look(node: gs.Node) -> bool:
     if node.op == "Relu":
         return _after_clamp(node)
     if node.op == "LeakyRelu":
-        return node.attrs.get("alpha", 0.01) == 0
+        return bool(node.attrs.get("alpha", 0.01) == 0)
     return node.op == "PRelu" or len(node.inputs) == 2
 
 

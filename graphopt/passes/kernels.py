@@ -171,7 +171,7 @@ def summed(kernels: Sequence[Kernel]) -> Kernel | None:
             np.arange(total.shape[0]),
             np.arange(total.shape[1]),
             *(
-                [(offset + grid.begins[axis]) // grid.dilations[axis] for offset in one.grid.offsets(axis)]
+                np.array([(offset + grid.begins[axis]) // grid.dilations[axis] for offset in one.grid.offsets(axis)])
                 for axis in range(len(grid.taps))
             ),
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from graphopt.graph import Index, Shape, is_constant, is_op, sole_consumer, sole
 from graphopt.passes.activation_softmax import reduced_axes
 from graphopt.passes.scalar_terms import Terms, one_value
 
-Parameter = gs.Tensor | npt.NDArray[Any]
+Parameter: TypeAlias = gs.Tensor | npt.NDArray[Any]
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,9 @@ from graphopt.graph import TensorType, shape_of, values_of
 Input: TypeAlias = gs.Tensor | npt.NDArray[Any] | None
 
 
+_FLOATS = frozenset({np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64)})
+
+
 @dataclass(frozen=True)
 class State:
     """A node on its way from one operator set version to another.
@@ -115,8 +118,8 @@ def _change(op: str, following: int) -> tuple[frozenset[str], frozenset[str]] | 
     for old, new in ((before.inputs, after.inputs), (before.outputs, after.outputs)):
         if [each.option for each in old] != [each.option for each in new]:
             return "its inputs or outputs changed"
-    known: Mapping[str, Any] = before.attributes  # type: ignore[assignment]
-    attributes: Mapping[str, Any] = after.attributes  # type: ignore[assignment]
+    known: Mapping[str, Any] = before.attributes
+    attributes: Mapping[str, Any] = after.attributes
     for name, attribute in attributes.items():
         if name not in known and attribute.required:
             return f"it needs the attribute {name}"
@@ -371,4 +374,3 @@ STEPS: Mapping[tuple[str, int], Step] = {
     ("MaxPool", 22): _ceil_mode,
     **{(op, 22): _refused("ONNX Runtime 1.31 has no kernel for it") for op in _NO_KERNEL},
 }
-_FLOATS = frozenset({np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64)})

@@ -18,7 +18,7 @@ from graphopt.graph import TensorType, is_constant, is_op, shape_of, sole_produc
 
 _DEEPEST = 8
 _DEGREE = 3
-FLOATS = frozenset({np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64)})
+FLOATS: frozenset[np.dtype[Any]] = frozenset({np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64)})
 
 
 @dataclass(frozen=True)

@@ -128,9 +128,9 @@ class Tracer:
             other = self._find(seen[1])
             if (seen[0].axis, seen[0].inner) != (slot.axis, slot.inner):
                 # Seen as two different sets of channels: neither may move.
-                for each in (other, number):
-                    if each is not None:
-                        self._class(each).blocks.add(1)
+                for known in (other, number):
+                    if known is not None:
+                        self._class(known).blocks.add(1)
             elif number is not None:
                 self._merge(other, self._find(number))
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -189,7 +190,7 @@ class Writer:
         add_node(self.index, op, inputs, outputs, attrs, prefix=prefix, home=self.home)
 
 
-def permuted(values: np.ndarray, edit: Edit, order: Labels) -> np.ndarray:  # type: ignore[type-arg]
+def permuted(values: np.ndarray[Any, Any], edit: Edit, order: Labels) -> np.ndarray[Any, Any]:
     """A constant once its channels are in another order."""
     if edit.groups > 1:
         rows = values.shape[0] // edit.groups
@@ -207,6 +208,6 @@ def permuted(values: np.ndarray, edit: Edit, order: Labels) -> np.ndarray:  # ty
     return _taken(values, edit.axis, edit.inner, order)
 
 
-def _taken(values: np.ndarray, axis: int, inner: int, order: Labels) -> np.ndarray:  # type: ignore[type-arg]
+def _taken(values: np.ndarray[Any, Any], axis: int, inner: int, order: Labels) -> np.ndarray[Any, Any]:
     places = (order[:, None] * inner + np.arange(inner)).ravel() if inner > 1 else order
     return np.ascontiguousarray(np.take(values, places, axis=axis))
