@@ -13,12 +13,15 @@ output depends on (a runtime may never run it), Ifs of which both branches fit, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.graph import is_op, reads_of, shape_of, values_of
 from graphopt.passes.no_op_knowledge import Knowledge, given, has_input
+
+Ranks: TypeAlias = frozenset[int]
 
 _KEEPING = frozenset(
     {
@@ -79,8 +82,8 @@ class _Search:
             if _is_open(node):
                 self._siblings.setdefault(id(node.inputs[0]), []).append(node)
         self._settled: dict[int, bool] = {}
-        self._wanted: dict[int, int] = {}
-        self._pending: list[tuple[gs.Tensor, int]] = []
+        self._wanted: dict[int, Ranks] = {}
+        self._pending: list[tuple[gs.Tensor, Ranks]] = []
 
     def run(self) -> None:
         live = _live(self._graph)
@@ -88,27 +91,28 @@ class _Search:
             if id(node) in live:
                 self._pending += _demands(node)
         while self._pending:
-            tensor, rank = self._pending.pop()
-            # Two demands that differ mean a graph that never runs.
-            if id(tensor) in self._wanted or rank < 0 or len(tensor.inputs) != 1:
+            tensor, ranks = self._pending.pop()
+            # One demand is enough: where a second contradicts it, the graph never runs.
+            if id(tensor) in self._wanted or not ranks or len(tensor.inputs) != 1:
                 continue
-            self._wanted[id(tensor)] = rank
+            self._wanted[id(tensor)] = ranks
             node = tensor.inputs[0]
             if id(node) not in self._here:
                 continue
             if is_op(node, "If"):
-                self._ask(node, _position(node, tensor), rank)
+                self._ask(node, _position(node, tensor), ranks)
             elif (source := _source(node, tensor, self._known)) is not None:
                 held, shift, least = source
-                if rank > least or not least:
-                    self._pending.append((held, rank - shift))
+                before = {rank - shift for rank in ranks if rank >= max(shift, least)}
+                # A constant of as many axes hides how many fewer there were.
+                self._pending.append((held, frozenset(before | (set(range(least)) if least in before else set()))))
 
-    def _ask(self, node: gs.Node, position: int, rank: int) -> None:
+    def _ask(self, node: gs.Node, position: int, ranks: Ranks) -> None:
         bodies = _bodies(node)
         if id(node) in self._settled:
-            self._pending.append((bodies[self._settled[id(node)]].outputs[position], rank))
+            self._pending.append((bodies[self._settled[id(node)]].outputs[position], ranks))
         elif _is_open(node):
-            fits = [taken for taken, body in bodies.items() if self._may_have(body.outputs[position], rank)]
+            fits = [taken for taken, body in bodies.items() if self._may_have(body.outputs[position], ranks)]
             if len(fits) == 1:
                 for sibling in self._siblings[id(node.inputs[0])]:
                     self._settle(sibling, fits[0])
@@ -122,17 +126,15 @@ class _Search:
             if id(target) in self._wanted:
                 self._pending.append((inner, self._wanted[id(target)]))
 
-    def _may_have(self, tensor: gs.Tensor, rank: int) -> bool:
-        ranks = self._ranks(tensor, _DEPTH)
-        return ranks is None or rank in ranks
+    def _may_have(self, tensor: gs.Tensor, ranks: Ranks) -> bool:
+        known = self._ranks(tensor, _DEPTH)
+        return known is None or not ranks.isdisjoint(known)
 
-    def _ranks(self, tensor: gs.Tensor, depth: int) -> frozenset[int] | None:
+    def _ranks(self, tensor: gs.Tensor, depth: int) -> Ranks | None:
         """How many axes a tensor may have; None where that is not known."""
         if isinstance(tensor, gs.Constant):
             return frozenset({len(shape_of(tensor) or ())})
-        if tensor.name in self._known.ambiguous:
-            return None
-        shape = self._known.shape(tensor)
+        shape = None if tensor.name in self._known.ambiguous else self._known.shape(tensor)
         if shape is not None:
             return frozenset({len(shape)})
         if len(tensor.inputs) != 1 or not depth:
@@ -167,20 +169,22 @@ def _live(graph: gs.Graph) -> set[int]:
     return live
 
 
-def _demands(node: gs.Node) -> Iterator[tuple[gs.Tensor, int]]:
-    """Inputs of which an operator takes one number of axes only, and that number."""
+def _demands(node: gs.Node) -> Iterator[tuple[gs.Tensor, Ranks]]:
+    """Inputs of which an operator takes some numbers of axes only, and these numbers."""
     if node.domain or not node.inputs:
         return
     if node.op in {"GRU", "LSTM", "RNN"}:
-        yield from ((node.inputs[slot], 3) for slot in (0, 5, 6) if has_input(node, slot))
+        yield from ((node.inputs[slot], frozenset({3})) for slot in (0, 5, 6) if has_input(node, slot))
     elif node.op in {"Conv", "ConvTranspose"} and isinstance(node.inputs[1], gs.Constant):
         shape = shape_of(node.inputs[1])
         if shape is not None:
-            yield node.inputs[0], len(shape)
+            yield node.inputs[0], frozenset({len(shape)})
     elif node.op in {"AveragePool", "MaxPool"} and isinstance(node.attrs.get("kernel_shape"), (list, tuple)):
-        yield node.inputs[0], len(node.attrs["kernel_shape"]) + 2
+        yield node.inputs[0], frozenset({len(node.attrs["kernel_shape"]) + 2})
     elif node.op == "Transpose" and isinstance(node.attrs.get("perm"), (list, tuple)):
-        yield node.inputs[0], len(node.attrs["perm"])
+        yield node.inputs[0], frozenset({len(node.attrs["perm"])})
+    elif node.op == "Gemm":  # ONNX says two, ONNX Runtime takes a vector too
+        yield from ((tensor, frozenset({1, 2})) for tensor in node.inputs[:2])
 
 
 def _source(node: gs.Node, result: gs.Tensor, known: Knowledge) -> tuple[gs.Tensor, int, int] | None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
-from support import Run, all_ops, apply, model, outputs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import Run, all_ops, apply, assert_same, context, model, outputs
 
 from graphopt.errors import UnsupportedModelError
-from graphopt.graph import import_graph
+from graphopt.graph import export_graph, import_graph
 from graphopt.passes.inline import Inline
 
 # In the text that TorchScript makes of x.squeeze(2): three axes, or two where the last is 1.
@@ -44,12 +48,14 @@ def left(run: Run) -> list[str]:
         ("y = Transpose<perm = [1, 0]>(r)", 1, ["Squeeze", "Transpose"]),
         ("y = MaxPool<kernel_shape = [1]>(r)", 4, ["MaxPool"]),
         ("y = AveragePool<kernel_shape = [1]>(r)", 4, ["AveragePool"]),
+        ("y = Gemm(r, m)", 1, ["Squeeze", "Gemm"]),
+        ("a = Add(r, row)  y = Gemm<transB = 1>(m, a)", 1, ["Squeeze", "Add", "Gemm"]),
         ("a = Mul(r, half)  b = Neg(a)  y = Transpose<perm = [1, 0]>(b)", 1, ["Squeeze", "Mul", "Neg", "Transpose"]),
         ("a = Add(row, r)  y = Transpose<perm = [0, 2, 1]>(a)", 4, ["Add", "Transpose"]),
     ],
 )
 def test_takes_the_branch_that_fits(rest: str, size: int, wanted: list[str]) -> None:
-    more = ", float[1,8,4] w3, float[3,2,1] k3, float half = {0.5}, float[1] row = {2.0}"
+    more = ", float[1,8,4] w3, float[3,2,1] k3, float half = {0.5}, float[1] row = {2.0}, float[3,3] m"
     run = settled(rest, size=size, more=more)
     assert (left(run), run.report.details["settled"]) == (wanted, 1)
 
@@ -134,6 +140,8 @@ def test_what_is_known_of_neither_branch() -> None:
         ("u = Unsqueeze(r, zero)  , y = LSTM<hidden_size = 3>(first, sw, sv, , , u, state)", 2),
         ("u = Unsqueeze(r, zero)  , y = LSTM<hidden_size = 3>(first, sw, sv, , , state, u)", 2),
         ("u = Unsqueeze(r, zero)  , y = GRU<hidden_size = 3>(first, tw, tv, , , u)", 2),
+        ("y = Gemm(r, m)", 2),
+        ("y = Gemm<transB = 1>(m, r)", 2),
         ("y = Conv(r, k)", 3),
         ("y = ConvTranspose(r, k3)", 3),
         ("y = Transpose<perm = [1, 0]>(r)", 2),
@@ -143,7 +151,7 @@ def test_what_is_known_of_neither_branch() -> None:
 )
 def test_the_runtime_refuses_what_does_not_fit(rest: str, axes: int) -> None:
     more = """, float[3,2,1] k3, float[1,6,3] gw, float[1,6,2] gv, float[1,2,3] rw, float[1,2,2] rv, float[2,1,3] first,
-      float[1,1,3] state, float[1,12,3] sw, float[1,12,3] sv, float[1,9,3] tw, float[1,9,3] tv"""
+      float[1,1,3] state, float[1,12,3] sw, float[1,12,3] sv, float[1,9,3] tw, float[1,9,3] tv, float[3,3] m"""
     proto = model(f"g (float[N,3,M] x) => (float[] y) {WEIGHTS}{more}> {{ {SQUEEZE} {rest} }}")
     outputs(proto, {"x": np.ones((1, 3, 1 if axes == 2 else 4), np.float32)})
     with pytest.raises(UnsupportedModelError, match="Non-zero status code returned while running"):
@@ -161,3 +169,49 @@ def test_the_runtime_refuses_more_axes_too(operator: str) -> None:
     outputs(proto, fed | {"c": np.array(False)})
     with pytest.raises(UnsupportedModelError, match="Non-zero status code returned while running"):
         outputs(proto, fed | {"c": np.array(True)})
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_random_ways_to_an_operator(data: st.DataObject) -> None:
+    """Wherever the original runs, whatever the conditions are, the result gives the same."""
+    lines, seen = [], ["x"]
+    steps = {
+        "keep": "{o} = Neg({i})",
+        "add": "{o} = Add(cube, {i})",
+        "squeeze": "{o} = Squeeze({i}, zero)",
+        "unsqueeze": "{o} = Unsqueeze({i}, zero)",
+        "transpose": "{o} = Transpose<perm = [1, 0]>({i})",
+        "pool": "{o} = MaxPool<kernel_shape = [1]>({i})",
+        "conv": "{o} = Conv({i}, k)",
+    }
+    for number in range(data.draw(st.integers(3, 7))):
+        held, out = data.draw(st.sampled_from(seen[-2:])), f"t{number}"
+        kind = data.draw(st.sampled_from(["if", "if", *steps]))
+        if kind == "if":
+            bodies = [
+                steps[data.draw(st.sampled_from(["keep", "add", "squeeze", "unsqueeze"]))].format(
+                    o=f"{out}{end}", i=held
+                )
+                for end in "pq"
+            ]
+            lines.append(
+                f"{out} = If ({data.draw(st.sampled_from('abc'))}) < then_branch = {out}t () => (float[] {out}p) "
+                f"{{ {bodies[0]} }}, else_branch = {out}e () => (float[] {out}q) {{ {bodies[1]} }} >"
+            )
+        else:
+            lines.append(steps[kind].format(o=out, i=held))
+        seen.append(out)
+    lines.append(f"y = Relu({seen[-1]})")
+    proto = model(f"""g (float[1,1,1] x, bool a, bool b, bool c) => (float[] y)
+      <int64[1] zero = {{0}}, float[1,1] cube, float[1,1,1] k> {{ {" ".join(lines)} }}""")
+    work = import_graph(proto)
+    Inline().apply(work.gs, context())
+    after = export_graph(work)
+    for flags in itertools.product([False, True], repeat=3):
+        fed = {"x": np.full((1, 1, 1), 3, np.float32)} | {k: np.array(v) for k, v in zip("abc", flags, strict=True)}
+        try:
+            wanted = outputs(proto, fed)
+        except UnsupportedModelError:
+            continue
+        assert_same(wanted, outputs(after, fed))
