@@ -60,8 +60,15 @@ def difference(expected: Sequence[Any], found: Sequence[Any]) -> float:
 
 
 def interface(model: onnx.ModelProto) -> list[Any]:
-    """What a caller sees: names, order, types and shapes of inputs and outputs."""
-    outputs = [(value.name, value.type.SerializeToString(deterministic=True)) for value in model.graph.output]
+    """What a caller sees: names, order, types and shapes of inputs and outputs; a size of -1 is an open one."""
+    outputs = []
+    for value in model.graph.output:
+        kind = onnx.TypeProto()
+        kind.CopyFrom(value.type)
+        for dim in kind.tensor_type.shape.dim:
+            if dim.dim_value < 0:
+                dim.Clear()
+        outputs.append((value.name, kind.SerializeToString(deterministic=True)))
     return [list(inputs(model).items()), outputs]
 
 
