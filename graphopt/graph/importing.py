@@ -9,7 +9,6 @@ version 4, where every initializer had to be listed as an input, initializers ar
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -69,8 +68,7 @@ def import_graph(model: onnx.ModelProto) -> WorkGraph:
         graph, proto, outer = pending.pop()
         pending.extend(_fill(graph, proto, outer, header))
     root.header = header
-    with suppress(ValueError):  # protobuf measures nothing above 2 GB
-        root.file_bytes = model.ByteSize()
+    root.source = model
     return WorkGraph(root, header)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import onnx
 import onnx_graphsurgeon as gs
 
 if TYPE_CHECKING:
@@ -17,9 +18,9 @@ class OpenGraph(gs.Graph):  # type: ignore[misc]
     Attributes:
         known: the types inferred so far; see ``graphopt.graph.shapes``.
         header: everything of the model but its operators.
-        file_bytes: size of the model when it was opened; None above 2 GB.
+        source: the model that was opened, as it was.
     """
 
     known: Known | None = None
     header: Header | None = None
-    file_bytes: int | None = None
+    source: onnx.ModelProto | None = None

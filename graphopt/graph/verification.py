@@ -13,13 +13,13 @@ from graphopt.graph.exporting import without_weights
 from graphopt.graph.importing import import_graph
 from graphopt.graph.values import numpy_dtype
 
-_WHOLE_BYTES = 100_000_000
+_WHOLE_BYTES = 10_000_000
 
 
 def verify(model: onnx.ModelProto) -> None:
     """Check a model with onnx's full checker (structure, operator schemas, types and shapes).
 
-    Models above 100 MB are checked without their weights, which the checker would only copy. A declared shape of an
+    Models above 10 MB are checked without their weights, which the checker would only copy. A declared shape of an
     intermediate tensor or of an output that contradicts inference is not held against the model: exporters get them
     wrong, and runtimes only warn. Neither is a missing one, with which the checker will not have inputs and outputs.
 
