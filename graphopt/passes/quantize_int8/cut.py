@@ -3,17 +3,19 @@
 Each unit pays its time in the precision it runs in. A tensor from float is quantized once, however many readers in int8
 it has; a tensor from int8 is dequantized once for every reader in float, for ONNX Runtime gives each its own
 DequantizeLinear (its transformer EnsureUniqueDQForNodeUnit). Accuracy enters as a price: every quantized tensor and
-every rounded weight pays for the noise that it puts into the outputs. With two precisions this is a minimum s-t cut
+every rounded weight pays for the noise that it puts into the outputs. Two units that ONNX Runtime merges in float pay
+for being apart where the second alone is in float. With two precisions this is a minimum s-t cut
 (Picard & Ratliff 1975): the source side is float, the sink side int8.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import networkx as nx
 
 from graphopt.passes.quantize_int8.kernels import BoundaryTime, UnitTime
+from graphopt.passes.quantize_int8.merged import Pair
 from graphopt.passes.quantize_int8.sensitivity import Sensitivity
 from graphopt.passes.quantize_int8.units import Role, Unit, Units
 
@@ -30,6 +32,7 @@ def cheapest(
     forced_float: frozenset[int] = frozenset(),
     sensitivity: Sensitivity | None = None,
     price: float = 0.0,
+    pairs: Iterable[Pair] = (),
 ) -> frozenset[int]:
     """Return the indexes of the units that run in int8.
 
@@ -40,7 +43,9 @@ def cheapest(
         forced_float: units that must stay in float whatever they cost.
         sensitivity: output noise of quantized tensors and rounded weights.
         price: microseconds that one unit of output noise-to-signal power is worth.
+        pairs: units that take less time together than apart where both are in float.
     """
+    merged = {pair.second: pair for pair in pairs}
     graph = nx.DiGraph()
     graph.add_node(FLOAT)
     graph.add_node(INT8)
@@ -51,9 +56,13 @@ def cheapest(
             continue
         noise = sensitivity.weights.get(unit.index, 0.0) if sensitivity else 0.0
         graph.add_edge(FLOAT, unit.index, capacity=time.int8 + price * noise)
-        graph.add_edge(unit.index, INT8, capacity=time.float32 + TIE)
+        saved = merged[unit.index].saved if unit.index in merged else 0.0
+        graph.add_edge(unit.index, INT8, capacity=time.float32 - saved + TIE)
     for name in (*units.graph_inputs, *units.producer):
         _add_tensor(graph, units, name, boundary)
+    for pair in merged.values():
+        if units.all[pair.first].role is not Role.FLOAT:
+            _add(graph, pair.second, pair.first, pair.saved)
     if sensitivity and price > 0:
         for number, (group, noise) in enumerate(sensitivity.groups):
             graph.add_edge(FLOAT, ("noise", number), capacity=price * noise)

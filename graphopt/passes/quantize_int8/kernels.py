@@ -28,6 +28,7 @@ from graphopt.targets.schema import Int8Rules
 
 RUNS = 15
 Shapes = Mapping[str, tuple[int, ...]]
+Feed = Mapping[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]
 _CONVERSIONS = ("QuantizeLinear", "DequantizeLinear", "ReorderInput", "ReorderOutput")
 NOT_FUSED = -1.0
 # Part of every key: times taken in another way are not comparable.
@@ -71,6 +72,18 @@ class KernelTimes:
             self._store.put(key, kept)
         return UnitTime(kept[0], None if kept[1] == NOT_FUSED else kept[1])
 
+    def saved(self, first: Unit, second: Unit, threads: int) -> float:
+        """Return what ONNX Runtime saves by merging ``second`` into ``first`` before it, both in float."""
+        if any(name not in self._shapes for name in self._read(first, second)):
+            return 0.0
+        key = f"merged/{self._key(first, threads)}/{self._key(second, threads)}"
+        kept = self._store.get(key)
+        if kept is None:
+            kept = [self._measure_together(first, second, threads)]
+            self._store.put(key, kept)
+        one, other = self.unit(first, threads).float32, self.unit(second, threads).float32
+        return float(np.clip(one + other - kept[0], 0.0, other))
+
     def boundary(self, shape: tuple[int, ...], threads: int) -> BoundaryTime:
         """Return what it costs to cross precisions with a tensor of ``shape``.
 
@@ -93,11 +106,7 @@ class KernelTimes:
             # A shape or index computed at run time: plain data movement, whose time is that of its bytes.
             return 1.0, 1.0
         model = self._alone(unit)
-        generator = np.random.default_rng(0)
-        feed = {
-            value.name: generator.standard_normal(self._shapes[value.name], dtype=np.float32)
-            for value in model.graph.input
-        }
+        feed = self._feed(model)
         try:
             in_float = _kernels(model, feed, threads, unit.node.op_type)[0]
         except UnsupportedModelError:
@@ -117,10 +126,61 @@ class KernelTimes:
             return in_float, NOT_FUSED
         return in_float, in_int8
 
-    def _read(self, unit: Unit) -> list[str]:
-        """Return the tensors that the unit reads, its constants left out."""
-        made = {name for node in unit.nodes for name in node.output}
-        read = dict.fromkeys(name for node in unit.nodes for name in node.input if name)
+    def _measure_together(self, first: Unit, second: Unit, threads: int) -> float:
+        """Return microseconds of two units in float, one after the other.
+
+        What ``second`` reads besides, as the other operand of an Add, comes from a convolution as it would in the net:
+        ONNX Runtime merges the two only where both operands are in a convolution's memory layout.
+        """
+        model = self._alone(first, second)
+        nodes, apart = list(model.graph.node), 0.0
+        for name in self._read(second):
+            if name in first.outputs or name in self._read(first) or len(self._shapes[name]) != 4:
+                continue
+            constants: list[onnx.TensorProto] = []
+            convolution = _depthwise(name, f"{name}_graphopt", self._shapes[name], constants)
+            model.graph.initializer.extend(constants)
+            for node in nodes[len(first.nodes) :]:
+                for position, read in enumerate(node.input):
+                    if read == name:
+                        node.input[position] = f"{name}_graphopt"
+            nodes.insert(0, convolution)
+            apart += self._depthwise_time(self._shapes[name], threads)
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
+        try:
+            return _kernels(model, self._feed(model), threads, "")[0] - apart
+        except UnsupportedModelError:
+            return float("inf")
+
+    def _depthwise_time(self, shape: tuple[int, ...], threads: int) -> float:
+        """Return microseconds of the convolution that stands for another operand's origin."""
+        key = f"depthwise/{threads}/{'x'.join(map(str, shape))}"
+        kept = self._store.get(key)
+        if kept is None:
+            constants: list[onnx.TensorProto] = []
+            node = _depthwise("x", "y", shape, constants)
+            inputs = [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, list(shape))]
+            outputs = [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, list(shape))]
+            graph = onnx.helper.make_graph([node], "depthwise", inputs, outputs, initializer=constants)
+            model = onnx.helper.make_model(graph, opset_imports=self._opset, ir_version=self._ir_version)
+            feed = {"x": np.random.default_rng(0).standard_normal(shape, dtype=np.float32)}
+            kept = [_kernels(model, feed, threads, "")[0]]
+            self._store.put(key, kept)
+        return float(kept[0])
+
+    def _feed(self, model: onnx.ModelProto) -> Feed:
+        generator = np.random.default_rng(0)
+        return {
+            value.name: generator.standard_normal(self._shapes[value.name], dtype=np.float32)
+            for value in model.graph.input
+        }
+
+    def _read(self, *units: Unit) -> list[str]:
+        """Return the tensors that the units read from elsewhere, their constants left out."""
+        nodes = [node for unit in units for node in unit.nodes]
+        made = {name for node in nodes for name in node.output}
+        read = dict.fromkeys(name for node in nodes for name in node.input if name)
         return [name for name in read if name not in self._units.constants and name not in made]
 
     def _clipped(self, unit: Unit) -> Range:
@@ -130,18 +190,19 @@ class KernelTimes:
         low, high = clip_bounds(unit.activation, self._units.constants)
         return max(low, EXTENT[0]), min(high, EXTENT[1])
 
-    def _alone(self, unit: Unit) -> onnx.ModelProto:
-        """Return a model of just this unit, its constants included, with static shapes."""
-        names = dict.fromkeys(name for node in unit.nodes for name in node.input)
+    def _alone(self, *units: Unit) -> onnx.ModelProto:
+        """Return a model of just these units, their constants included, with static shapes; the last one's answer."""
+        unit = units[-1]
+        names = dict.fromkeys(name for each in units for node in each.nodes for name in node.input)
         constants = [self._units.constants[name] for name in names if name in self._units.constants]
         inputs = [
             onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, list(self._shapes[name]))
-            for name in self._read(unit)
+            for name in self._read(*units)
         ]
         outputs = [onnx.helper.make_empty_tensor_value_info(name) for name in unit.outputs]
         for value in outputs:
             value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
-        nodes = list(unit.nodes)
+        nodes = [node for each in units for node in each.nodes]
         if unit.node.op_type == "MaxPool":
             nodes = [*self._conv_before(unit, constants), *nodes[1:]]
         graph = onnx.helper.make_graph(nodes, "unit", inputs, outputs, initializer=constants)
@@ -152,14 +213,11 @@ class KernelTimes:
 
         Alone, the int8 pooling would be timed in channels-first layout, in which it is many times slower.
         """
-        shape = self._shapes[unit.node.input[0]]
-        weight = np.ones((shape[1], 1, *(1 for _ in shape[2:])), np.float32)
-        constants.append(onnx.numpy_helper.from_array(weight, "graphopt_weight"))
-        inputs = [unit.node.input[0], "graphopt_weight"]
+        name = unit.node.input[0]
         pool = onnx.NodeProto()
         pool.CopyFrom(unit.node)
         pool.input[0] = "graphopt_convolved"
-        return [onnx.helper.make_node("Conv", inputs, ["graphopt_convolved"], group=shape[1]), pool]
+        return [_depthwise(name, pool.input[0], self._shapes[name], constants), pool]
 
     def _key(self, unit: Unit, threads: int) -> str:
         """Name the unit by what decides its time: operators, attributes, shapes; not by its weights' values."""
@@ -192,9 +250,16 @@ class _Extents(dict[str, Range]):
         return EXTENT
 
 
+def _depthwise(source: str, output: str, shape: tuple[int, ...], constants: list[onnx.TensorProto]) -> onnx.NodeProto:
+    """Return a 1x1 depthwise convolution of weights 1, which are added to ``constants``."""
+    weight = np.ones((shape[1], 1, *(1 for _ in shape[2:])), np.float32)
+    constants.append(onnx.numpy_helper.from_array(weight, f"{output}_weight"))
+    return onnx.helper.make_node("Conv", [source, constants[-1].name], [output], group=shape[1])
+
+
 def _kernels(
     model: onnx.ModelProto,
-    feed: Mapping[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]],
+    feed: Feed,
     threads: int,
     own: str,
 ) -> tuple[float, set[str]]:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.calibration.observers import Range
+from graphopt.passes.quantize_int8 import hard_swish
 from graphopt.passes.quantize_int8.numbers import UNLIMITED, Parameters, QuantizedWeight, activation_parameters
 from graphopt.passes.quantize_int8.units import Role, Unit, Units, clip_bounds
 from graphopt.targets.schema import Int8Rules
@@ -121,7 +122,34 @@ def shared_ranges(
                     parent[name] = output
                     if name in limits:
                         limits[output] = _both(limits[name], limits.get(output, UNLIMITED))
-    return {name: merged[root(name)] for name in tensors}, clashes
+    shared = {name: merged[root(name)] for name in tensors}
+    groups: dict[str, list[str]] = {}
+    for name in tensors:
+        groups.setdefault(root(name), []).append(name)
+    return shared | _for_hard_swish(units, chosen, shared, groups.values(), limits), clashes
+
+
+def _for_hard_swish(
+    units: Units,
+    int8: frozenset[int],
+    shared: Mapping[str, Range],
+    groups: Iterable[list[str]],
+    limits: Mapping[str, Range],
+) -> dict[str, Range]:
+    """Return the ranges of what HardSwish in int8 reads and of the tensors that share theirs, widened to its grid."""
+    swished = {unit.inputs[0] for unit in units.all if unit.index in int8 and unit.node.op_type == "HardSwish"}
+    widened: dict[str, Range] = {}
+    for group in groups:
+        if swished.isdisjoint(group):
+            continue
+        low, high = shared[group[0]]
+        if len(group) == 1 and hard_swish.reads_alone(units, group[0]):
+            low = -hard_swish.KNEE
+        grid = hard_swish.on_grid(low, high)
+        # Beyond what the Relu before it cuts to, the Relu would come back (above): then HardSwish stays in float.
+        if grid and all(_holds(limits.get(name, UNLIMITED), grid) for name in group):
+            widened |= dict.fromkeys(group, grid)
+    return widened
 
 
 def _limits(units: Units, int8: frozenset[int]) -> dict[str, Range]:
@@ -132,6 +160,10 @@ def _limits(units: Units, int8: frozenset[int]) -> dict[str, Range]:
         if unit.index in int8 and unit.activation is not None
         for name in unit.outputs
     }
+
+
+def _holds(outer: Range, inner: Range) -> bool:
+    return outer[0] <= inner[0] and inner[1] <= outer[1]
 
 
 def _both(one: Range, other: Range) -> Range:

@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 import onnx
 
 from graphopt.calibration.observers import OBSERVERS
-from graphopt.errors import UsageError
+from graphopt.errors import UnsupportedModelError, UsageError
 from graphopt.model import upgrade_opset
 from graphopt.model.walk import bodies, label
 from graphopt.passes.base import Candidate, Context, Declined, PassReport, Skip
+from graphopt.passes.quantize_int8 import hard_swish
 from graphopt.passes.quantize_int8.fused import MARK, left_in_float
 from graphopt.passes.quantize_int8.macs import macs
 from graphopt.passes.quantize_int8.quality import decibel
@@ -84,7 +85,7 @@ class QuantizeInt8:
             raise Declined(f"the target {context.hardware.name} has no int8")
         if self.weight_bits:
             rules = replace(rules, weight_bits=self.weight_bits)
-        model, upgraded = upgrade_opset(model, PER_CHANNEL_OPSET)
+        model, upgraded = _prepared(model)
         work = Quantization(model, rules, context, self.samples, _machine())
         excluded = _excluded(work.units, self.exclude)
         if not any(unit.role is Role.HEAVY for unit in work.units.all):
@@ -197,6 +198,17 @@ class QuantizeInt8:
             }
             work.calibrate(gentler)
             yield _candidate(work, work.build(gentler, refined), gentler, refined, reasons, details)
+
+
+def _prepared(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str | None]:
+    """Return the model at the opset that int8 needs, HardSwish as one operator, and what was done to its opset."""
+    if hard_swish.is_written_out(model):
+        try:
+            model, upgraded = upgrade_opset(model, hard_swish.OPSET)
+            return hard_swish.merge(model), upgraded
+        except UnsupportedModelError:
+            pass  # it may still reach the opset that everything else needs
+    return upgrade_opset(model, PER_CHANNEL_OPSET)
 
 
 def _candidate(

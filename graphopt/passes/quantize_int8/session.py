@@ -19,9 +19,11 @@ from graphopt.calibration.observers import OBSERVERS, Range
 from graphopt.errors import DataError
 from graphopt.graph import infer_types
 from graphopt.passes.base import Context
+from graphopt.passes.quantize_int8 import hard_swish
 from graphopt.passes.quantize_int8.bias import corrected_biases
 from graphopt.passes.quantize_int8.cut import cheapest
 from graphopt.passes.quantize_int8.kernels import BoundaryTime, KernelTimes, UnitTime, measure_all
+from graphopt.passes.quantize_int8.merged import Pair, measured_pairs
 from graphopt.passes.quantize_int8.numbers import QuantizedWeight, activation_parameters, smallest_weight_scale
 from graphopt.passes.quantize_int8.placement import Placement, place, quantized_tensors, shared_ranges
 from graphopt.passes.quantize_int8.prepare import merge_biases
@@ -82,6 +84,7 @@ class Quantization:
         self._store = Store("kernels", machine)
         self._kernels = KernelTimes(model, self.units, self.shapes, rules, self._store)
         self.times: Mapping[int, UnitTime] = {}
+        self.pairs: tuple[Pair, ...] = ()
         self.statistics = Statistics({}, 0)
         self._probe: Probe | None = None
         self._weights: dict[int, QuantizedWeight] = {}
@@ -96,6 +99,8 @@ class Quantization:
             self.context.threads,
             lambda done, total: report("quantize_int8: measuring kernels", done, total),
         )
+        threads = self.context.threads
+        self.pairs = measured_pairs(self.units, lambda first, second: self._kernels.saved(first, second, threads))
         self.boundary("")
         self._store.save()
 
@@ -111,13 +116,14 @@ class Quantization:
         self, forced_float: Iterable[int] = (), sensitivity: Sensitivity | None = None, price: float = 0.0
     ) -> frozenset[int]:
         """Return the units that run in int8 in the fastest assignment, with a ``price`` on noise if given."""
-        return cheapest(self.units, self.times, self.boundary, frozenset(forced_float), sensitivity, price)
+        return cheapest(self.units, self.times, self.boundary, frozenset(forced_float), sensitivity, price, self.pairs)
 
     def predicted_microseconds(self, int8: frozenset[int]) -> float:
         """Return the time of all int8-capable units and conversions under an assignment."""
         total = 0.0
         for index, time in self.times.items():
             total += time.int8 if index in int8 and time.int8 is not None else time.float32
+        total -= sum(pair.saved for pair in self.pairs if not int8 & {pair.first, pair.second})
         for name in (*self.units.graph_inputs, *self.units.producer):
             producer = self.units.producer.get(name)
             readers = self.units.consumers.get(name, ())
@@ -278,7 +284,10 @@ class Quantization:
     def _range(self, observer: str, name: str) -> Range:
         key = (observer, name)
         if key not in self._ranges:
-            self._ranges[key] = OBSERVERS[observer](self.statistics.tensors[name])
+            seen = self.statistics.tensors[name]
+            if hard_swish.reads_alone(self.units, name):
+                seen = hard_swish.without_tail(seen)
+            self._ranges[key] = OBSERVERS[observer](seen)
         return self._ranges[key]
 
     def probe(self, samples: int) -> Probe:

@@ -22,7 +22,7 @@ class Role(Enum):
     """How int8 treats a unit."""
 
     HEAVY = "heavy"  # Conv, Gemm, MatMul with constant weights: what int8 is for
-    ELEMENTWISE = "elementwise"  # has an int8 kernel of its own, with a range of its own for every tensor
+    ELEMENTWISE = "elementwise"  # has an int8 form of its own, with a range of its own for every tensor
     CONCAT = "concat"  # moves data; may requantize
     MOVEMENT = "movement"  # moves or picks data: output has the input's quantization
     FLOAT = "float"  # stays in float
@@ -43,7 +43,15 @@ MOVEMENT = {
     "Transpose": 1,
     "Unsqueeze": 1,
 }
-ELEMENTWISE = {"Add": 2, "Mul": 2, "AveragePool": 1, "GlobalAveragePool": 1, "LeakyRelu": 1, "Sigmoid": 1}
+ELEMENTWISE = {
+    "Add": 2,
+    "AveragePool": 1,
+    "GlobalAveragePool": 1,
+    "HardSwish": 1,  # written as a Clip and a Mul (hard_swish.py)
+    "LeakyRelu": 1,
+    "Mul": 2,
+    "Sigmoid": 1,
+}
 HEAVY = {"Conv": 1, "Gemm": 1, "MatMul": 2}
 ABSORBED = ("Relu", "Clip")
 

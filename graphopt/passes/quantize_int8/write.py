@@ -20,6 +20,7 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
+from graphopt.passes.quantize_int8 import hard_swish
 from graphopt.passes.quantize_int8.numbers import quantize_bias
 from graphopt.passes.quantize_int8.placement import Placement
 from graphopt.passes.quantize_int8.units import FLOAT_DOMAINS, Role, Unit, Units
@@ -97,6 +98,8 @@ class _Writer:
                     nodes[0].input[position] = self._dequantized[name]
             if unit.role is Role.HEAVY:
                 self._quantize_constants(unit, nodes[0])
+            elif unit.node.op_type == "HardSwish":
+                self._gate(unit, nodes[0])
         renamed: dict[str, str] = {}
         for name in unit.outputs:
             if name in self.placement.parameters and in_int8:
@@ -142,6 +145,27 @@ class _Writer:
         own = self._fresh(f"{name}_dequantized")
         self._node("DequantizeLinear", inputs, own).attribute.append(onnx.helper.make_attribute("axis", 1))
         node.input[0] = own
+
+    def _gate(self, unit: Unit, node: onnx.NodeProto) -> None:
+        """Make a HardSwish the product of its input and its gate, where the input's integers can tell the gate."""
+        name = unit.inputs[0]
+        parameters = self.placement.parameters[name]
+        gate = hard_swish.gate(parameters)
+        if gate is None:
+            return
+        inputs = [
+            self._quantized[name],
+            self._constant(f"{name}_gate_low", np.array(gate.low, parameters.dtype)),
+            self._constant(f"{name}_gate_high", np.array(gate.high, parameters.dtype)),
+        ]
+        clipped = self._fresh(f"{name}_gate_quantized")
+        self._node("Clip", inputs, clipped)
+        scale = self._constant(f"{name}_gate_scale", np.array(gate.scale, np.float32))
+        zero_point = self._constant(f"{name}_gate_zero_point", np.array(gate.low, parameters.dtype))
+        opened = self._fresh(f"{name}_gate")
+        self._node("DequantizeLinear", [clipped, scale, zero_point], opened)
+        node.op_type = "Mul"
+        node.input.append(opened)
 
     def _quantize_constants(self, unit: Unit, node: onnx.NodeProto) -> None:
         original = unit.node
