@@ -179,7 +179,7 @@ def _together(
                 break
             idle = [-1] * len(passes) if state == before else idle
             if len(work.gs.nodes) <= COLLECTED_NODES:
-                gc.collect()
+                gc.collect(1)  # everything made since the collector was stopped is in the youngest generation
         if state == 0:
             return model
         return _written(work)

@@ -17,11 +17,11 @@ from graphopt.targets import load_target
 EXACT = [PASSES[name] for name in load_target("cpu").recipe if PASSES[name].exact]
 
 # ``GRAPHOPT_EXAMPLES=5000 pytest tests/test_random_graphs.py`` looks further.
-EXAMPLES = int(os.environ.get("GRAPHOPT_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("GRAPHOPT_EXAMPLES", "60"))
 further = settings(
     max_examples=EXAMPLES,
     deadline=None,
-    derandomize=EXAMPLES == 150,
+    derandomize=EXAMPLES == 60,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
 )
 

@@ -36,7 +36,7 @@ def profile(folder: Path, text: str) -> Path:
 def test_the_cpu_target_ends_with_quantization() -> None:
     target = load_target("cpu")
     assert target.name == target.hardware.name == "cpu"
-    assert target.recipe[0] == "fold_constants"
+    assert target.recipe[0] == "fix_shapes"
     assert target.recipe[-1] == "quantize_int8"
     assert target.hardware.providers == ("CPUExecutionProvider",)
     assert target.hardware.int8 is not None

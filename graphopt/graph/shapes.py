@@ -51,6 +51,7 @@ class Types(Mapping[str, TensorType]):
         self._raw: dict[str, _Raw] = {}
         self._read: dict[str, TensorType] = {}
         self._made_up = 0
+        self._constants: dict[str, int] = {}
 
     def __getitem__(self, name: str) -> TensorType:
         found = self._read.get(name)
@@ -93,6 +94,20 @@ class Types(Mapping[str, TensorType]):
                 if dim.dim_param and dim.dim_param not in given:
                     dim.dim_param = names.setdefault(dim.dim_param, f"unk__later_{self._made_up + len(names)}")
         self._made_up += len(names)
+
+    def add_constants(self, graph: gs.Graph) -> None:
+        """Take in the constants that nodes read, also those that were computed, of types half known, before."""
+        for node in graph.nodes:
+            for tensor in node.inputs:
+                if not isinstance(tensor, gs.Constant) or self._constants.get(tensor.name) == id(tensor):
+                    continue
+                self.forget([tensor.name])
+                # A name that sibling subgraphs give to different constants tells nothing.
+                if self._constants.setdefault(tensor.name, id(tensor)) == id(tensor):
+                    info = onnx.helper.make_tensor_value_info(
+                        tensor.name, onnx_dtype(tensor.dtype), tuple(tensor.shape)
+                    )
+                    self.add([info])
 
     def forget(self, names: Iterable[str]) -> None:
         """Take names out."""
@@ -214,7 +229,7 @@ def _infer_new(graph: gs.Graph, graphs: list[gs.Graph], types: Types) -> bool:
         new = [
             node for node in each.nodes if any(tensor.name and not types.knows(tensor.name) for tensor in node.outputs)
         ]
-        types.add(_declared_constants(each, types))
+        types.add_constants(each)
         if not new:
             continue
         if each is not graph or len(new) > len(graph.nodes) // 2:
@@ -223,18 +238,6 @@ def _infer_new(graph: gs.Graph, graphs: list[gs.Graph], types: Types) -> bool:
             return False
         _infer_part(graph, new, types)
     return True
-
-
-def _declared_constants(graph: gs.Graph, types: Types) -> list[onnx.ValueInfoProto]:
-    new: dict[str, gs.Constant] = {}
-    for node in graph.nodes:
-        for tensor in node.inputs:
-            if isinstance(tensor, gs.Constant) and not types.knows(tensor.name):
-                new[tensor.name] = tensor
-    return [
-        onnx.helper.make_tensor_value_info(name, onnx_dtype(tensor.dtype), tuple(tensor.shape))
-        for name, tensor in new.items()
-    ]
 
 
 def _infer_part(graph: gs.Graph, nodes: list[gs.Node], types: Types) -> None:

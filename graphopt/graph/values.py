@@ -7,6 +7,7 @@ renamed in place on export. The two kinds of stored values here have numpy dtype
 from __future__ import annotations
 
 import math
+import sys
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -54,11 +55,11 @@ class StoredValues(LazyValues):  # type: ignore[misc]
             raise UnsupportedModelError(
                 f"the data of initializer '{self.tensor.name}' lies in a file that was not loaded"
             )
-        if self.tensor.data_type in _PLAIN and self.tensor.HasField("raw_data"):
+        if self.tensor.data_type in _PLAIN and self.tensor.HasField("raw_data") and sys.byteorder == "little":
             # What to_array does for these, at a tenth of its cost: a net has thousands of short vectors.
-            values = np.frombuffer(self.tensor.raw_data, self.dtype.newbyteorder("<"))
+            values = np.frombuffer(self.tensor.raw_data, self.dtype)
             if values.size == math.prod(self.shape):
-                return values.astype(self.dtype, copy=False).reshape(self.shape)
+                return values.reshape(self.shape)
         values = np.asarray(onnx.numpy_helper.to_array(self.tensor))
         values.flags.writeable = False
         return values
