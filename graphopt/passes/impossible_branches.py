@@ -51,7 +51,9 @@ def impossible_branches(graphs: Sequence[gs.Graph], known: Knowledge) -> list[tu
         if any(_is_open(node) for node in graph.nodes):
             search = _Search(graph, known)
             search.run()
-            found += search.found
+            # In the order of the graph, in which a condition's readers are quickly taken off it.
+            settled = {id(node): taken for node, taken in search.found}
+            found += [(node, settled[id(node)]) for node in graph.nodes if id(node) in settled]
     return found
 
 
