@@ -32,6 +32,10 @@ _SHAPED_BY = {
     "Upsample": 1,
 }  # fmt: skip
 
+# Operators of ONNX Runtime's own that have the shapes and types of a standard one, and how many inputs that reads.
+_MICROSOFT = "com.microsoft"
+_STANDARD = {"DynamicQuantizeLSTM": ("LSTM", 8), "FusedConv": ("Conv", 3), "FusedGemm": ("Gemm", 3)}
+
 
 @dataclass(frozen=True)
 class TensorType:
@@ -262,9 +266,23 @@ def _infer_part(graph: gs.Graph, nodes: list[gs.Node], types: Types) -> None:
 
 def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     # What inputs and weights say is worth having even where inference gives up.
+    if any(imported.domain == _MICROSOFT for imported in model.opset_import):
+        _use_standard_operators(model.graph)
     with suppress(onnx.shape_inference.InferenceError, RuntimeError, ValueError):
         return onnx.shape_inference.infer_shapes(model, check_type=False, strict_mode=False, data_prop=True)
     return model
+
+
+def _use_standard_operators(root: onnx.GraphProto) -> None:
+    """Let inference see standard operators where it knows nothing of others that are shaped alike."""
+    pending = [root]
+    while pending:
+        for node in pending.pop().node:
+            if node.domain == _MICROSOFT and node.op_type in _STANDARD:
+                node.op_type, reads = _STANDARD[node.op_type]
+                node.domain = ""
+                del node.input[reads:]
+            pending.extend(attribute.g for attribute in node.attribute if attribute.HasField("g"))
 
 
 def _infer_all(graph: gs.Graph, *, distinct: bool) -> Types:

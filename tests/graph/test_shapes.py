@@ -50,6 +50,17 @@ def test_inference_goes_on_past_an_unknown_operator() -> None:
     assert "a" not in shapes
 
 
+@pytest.mark.parametrize("name", ["DynamicQuantizeLSTM", "Unknown"])
+def test_operators_of_onnx_runtime_that_are_shaped_like_standard_ones(name: str) -> None:
+    shapes = infer_shapes(
+        model(f"""<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
+          g (float[S,N,3] x, int8[1,3,8] w, int8[1,2,8] r, float[1] s, int8[1] z) => (float[A,B,C,D] y) {{
+            y, h = com.microsoft.{name}<hidden_size = 2>(x, w, r, , , , , , s, z, s, z) }}""")
+    )
+    known = name != "Unknown"
+    assert (shapes.get("y"), shapes.get("h")) == ((("S", 1, "N", 2), (1, "N", 2)) if known else (None, None))
+
+
 def test_inside_of_subgraphs() -> None:
     shapes = infer_shapes(
         model("""g (bool b, float[4,2] x) => (float[2,4] y) {
