@@ -3,11 +3,11 @@
 import numpy as np
 import onnx
 import pytest
-from int8_nets import net, own_cache
+from int8_nets import net, own_cache, quantized, runs_as
 
 from graphopt import runtime
 from graphopt.graph import Shape
-from graphopt.passes.quantize_int8.prepare import merge_biases
+from graphopt.passes.quantize_int8.prepare import merge_biases, split_transposes
 
 __all__ = ["own_cache"]
 
@@ -51,3 +51,33 @@ def test_merges_any_rank_of_known_size_between_reshapes() -> None:
     feed = {"x": np.random.default_rng(0).standard_normal((2, 3, 4), dtype=np.float32)}
     before, after = (runtime.run(runtime.session(one, optimize=False), feed)["y"] for one in (model, merged))
     np.testing.assert_allclose(after, before, rtol=1e-6, atol=1e-6)
+
+
+TURNED = """g (float[4,3] x) => (float[3,6] y) <float[4,6] w, float[6] b> { y = Gemm<transA = 1>(x, w, b) }"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(TURNED.replace("transA = 1", "transA = 0").replace("[4,3] x", "[3,4] x"), id="not transposed"),
+        pytest.param(
+            TURNED.replace(" x)", " x, float[4,6] w)").replace("float[4,6] w, float[6] b>", "float[6] b>"), id="w"
+        ),
+        pytest.param(TURNED.replace("float", "double"), id="double"),
+    ],
+)
+def test_transposes_stay(text: str) -> None:
+    model = net(text)
+    assert split_transposes(model) is model
+
+
+@pytest.mark.parametrize(("attributes", "shape"), [("transA = 1", "[4,6]"), ("transA = 1, transB = 1", "[6,4]")])
+def test_a_gemm_that_transposes_its_input_runs_in_int8(attributes: str, shape: str) -> None:
+    model = net(TURNED.replace("transA = 1", attributes).replace("float[4,6] w", f"float{shape} w"))
+    apart = split_transposes(model)
+    onnx.checker.check_model(apart, full_check=True)
+    assert [node.op_type for node in apart.graph.node] == ["Transpose", "Gemm"]
+    feed = {"x": np.random.default_rng(0).standard_normal((4, 3), dtype=np.float32)}
+    before, after = (runtime.run(runtime.session(one, optimize=False), feed)["y"] for one in (model, apart))
+    np.testing.assert_allclose(after, before, rtol=1e-6, atol=1e-6)
+    assert runs_as(quantized(apart)) == ["QGemm"]

@@ -4,6 +4,7 @@
 
     before   x [rows, depth] -> MatMul(w) -> Add(b)         after   x -> Gemm(w, b)
     before   x [2, 17, depth] -> MatMul(w) -> Add(b)        after   x -> Reshape [34, depth] -> Gemm(w, b) -> Reshape
+    before   x [depth, rows] -> Gemm<transA>(w, b)          after   x -> Transpose -> Gemm(w, b)
 
 ONNX Runtime merges a matrix product and the bias after it into one Gemm before it looks for Q/DQ (MatMulAddFusion: rank
 2, or any rank with a static shape), and then finds a bias in float, for which it has no int8 kernel. Merged beforehand,
@@ -12,6 +13,9 @@ the bias is quantized with the product.
 Preconditions: the second operand a constant matrix in float32; the first of rank 2, or of a rank above with all sizes
 known; the product read by the Add alone and no graph output; the other operand of the Add a constant of one value per
 column.
+
+A Gemm that transposes its input has no int8 kernel; apart, the Transpose moves bytes. In float ONNX Runtime brings the
+two together again.
 """
 
 from __future__ import annotations
@@ -68,6 +72,44 @@ def merge_biases(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> onnx.Mo
         else:
             result.graph.node.append(node)
     return result
+
+
+def split_transposes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return ``model`` with a Transpose before each Gemm of constant float32 weights that transposes its input itself.
+
+    The same object where there is none.
+    """
+    weights = {tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
+    if not any(_transposes(node, weights) for node in model.graph.node):
+        return model
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    del result.graph.node[:]
+    for node in model.graph.node:
+        if _transposes(node, weights):
+            turned = f"{node.output[0]}_graphopt_turned"
+            transpose = onnx.helper.make_node("Transpose", [node.input[0]], [turned], name=f"{turned}_Transpose")
+            transpose.attribute.append(onnx.helper.make_attribute("perm", [1, 0]))
+            result.graph.node.append(transpose)
+            apart = result.graph.node.add()
+            apart.CopyFrom(node)
+            apart.input[0] = turned
+            kept = [attribute for attribute in node.attribute if attribute.name != "transA"]
+            del apart.attribute[:]
+            apart.attribute.extend(kept)
+        else:
+            result.graph.node.append(node)
+    return result
+
+
+def _transposes(node: onnx.NodeProto, weights: set[str]) -> bool:
+    return (
+        node.op_type == "Gemm"
+        and node.domain in FLOAT_DOMAINS
+        and node.input[0] not in weights
+        and node.input[1] in weights
+        and any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
+    )
 
 
 def _emit_gemm(

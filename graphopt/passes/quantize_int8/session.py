@@ -26,7 +26,7 @@ from graphopt.passes.quantize_int8.kernels import BoundaryTime, KernelTimes, Uni
 from graphopt.passes.quantize_int8.merged import Pair, measured_pairs
 from graphopt.passes.quantize_int8.numbers import QuantizedWeight, activation_parameters, smallest_weight_scale
 from graphopt.passes.quantize_int8.placement import Placement, place, quantized_tensors, shared_ranges
-from graphopt.passes.quantize_int8.prepare import merge_biases
+from graphopt.passes.quantize_int8.prepare import merge_biases, split_transposes
 from graphopt.passes.quantize_int8.quality import Probe, make_probe, noise
 from graphopt.passes.quantize_int8.sensitivity import (
     NoiseGroup,
@@ -71,6 +71,7 @@ class Quantization:
             raise DataError("quantize_int8 needs calibration data; give --data or --calibration-data")
         types = infer_types(model)
         model = merge_biases(model, {name: found.shape for name, found in types.items() if found.shape is not None})
+        model = split_transposes(model)
         self.model = model
         self.rules = rules
         self.context = context
