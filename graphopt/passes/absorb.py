@@ -27,12 +27,13 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from graphopt.graph import Index
 from graphopt.passes.absorb_arithmetic import ARITHMETIC
 from graphopt.passes.absorb_moves import MOVES
 from graphopt.passes.absorb_search import Demand, Edit, Search, Step
 from graphopt.passes.affine import Affine
+from graphopt.passes.ledger import Ledger
 from graphopt.passes.ranks import Knowledge
+from graphopt.passes.stock import Stock
 
 _STEPS: Mapping[str, Step] = {**MOVES, **ARITHMETIC}
 
@@ -44,7 +45,7 @@ class Absorbed:
     Attributes:
         edit: does it; is told which tensor the mapped value is to be written to.
         changed: ``id`` of the nodes that it may change.
-        growth: bytes of constants gained.
+        growth: bytes gained in all.
     """
 
     edit: Edit
@@ -53,28 +54,33 @@ class Absorbed:
 
 
 def absorb(
-    index: Index,
+    stock: Stock,
     known: Knowledge,
     source: gs.Tensor,
     affine: Affine,
     axis: int | None,
     *,
-    spare: int,
+    ledger: Ledger,
+    growth: int,
     may_add: bool,
 ) -> Absorbed | None:
     """Look for nodes that take a map of ``source``, which only the caller reads, up; None where there are none.
 
     Args:
-        index: of the whole model.
+        stock: of new constants.
         known: for ranks and shapes.
         source: what is mapped.
         affine: the map.
         axis: the axis that it runs along; None where all elements are treated alike.
-        spare: bytes that constants may grow by.
+        ledger: of the pass.
+        growth: what the file grows by when the nodes of the map go: less than 0.
         may_add: whether a MatMul that cannot hold a bias may get an Add behind it.
     """
-    search = Search(index, known, spare, _STEPS, may_add=may_add)
+    search = Search(stock, known, -growth, _STEPS, may_add=may_add)
     edit = search.edit(source, Demand(affine, axis))
+    if edit is None and search.short and ledger.credit > 0:
+        search = Search(stock, known, ledger.credit - growth, _STEPS, may_add=may_add)
+        edit = search.edit(source, Demand(affine, axis))
     if edit is None:
         return None
-    return Absorbed(edit, frozenset(id(node) for node in search.met), spare - search.spare)
+    return Absorbed(edit, frozenset(id(node) for node in search.met), search.spent + growth)

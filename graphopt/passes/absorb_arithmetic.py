@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphopt.graph import constant, is_constant, is_op, set_input, set_output, variable
+from graphopt.graph import is_constant, is_op, set_input, set_output, variable
 from graphopt.passes.absorb_search import Demand, Edit, Search, Step
 from graphopt.passes.affine import Affine, Link, all_finite, may_be_link, read_link
 from graphopt.passes.merge_affine import laid_out
@@ -73,7 +73,7 @@ def _by_a_constant(search: Search, node: gs.Node, tensor: gs.Tensor, demand: Dem
         return None
     with np.errstate(over="ignore"):  # The infinities are looked for.
         values = laid_out(vector, axis, rank).astype(link.dtype)
-    if not all_finite(values):
+    if not all_finite(values) or not search.pays(node, ((1 - link.slot, values),)):
         return None
     before: Edit | None = None
     if adds and wanted.scales:
@@ -87,8 +87,7 @@ def _by_a_constant(search: Search, node: gs.Node, tensor: gs.Tensor, demand: Dem
             mapped = variable(search.index, f"{link.source.name}_mapped", like=link.source)
             before(mapped)
             set_input(search.index, node, slot, mapped)
-        made = constant(search.index, node.inputs[1 - slot].name, values)
-        set_input(search.index, node, 1 - slot, made)
+        search.stock.replace(node, 1 - slot, node.inputs[1 - slot].name, values)
         # Of the four, only Sub of a constant has it first; Add and Mul do not mind.
         node.op = op
         set_output(search.index, node, 0, target)

@@ -8,10 +8,11 @@ from typing import TypeAlias
 
 import onnx_graphsurgeon as gs
 
-from graphopt.graph import Index, set_input, set_output, sole_consumer, sole_producer, variable
+from graphopt.graph import set_input, set_output, sole_consumer, sole_producer, variable
 from graphopt.passes.affine import Affine
 from graphopt.passes.parameters import Site, absorb_in_linear, absorb_in_normalization
 from graphopt.passes.ranks import Knowledge
+from graphopt.passes.stock import Stock
 
 # A call lets the node that was looked at write the mapped value into a tensor.
 Edit: TypeAlias = Callable[[gs.Tensor], None]
@@ -43,8 +44,8 @@ class Search(Site):
         met: the nodes it would change.
     """
 
-    def __init__(self, index: Index, known: Knowledge, spare: int, steps: Mapping[str, Step], *, may_add: bool) -> None:
-        super().__init__(index, known, spare, may_add)
+    def __init__(self, stock: Stock, known: Knowledge, spare: int, steps: Mapping[str, Step], *, may_add: bool) -> None:
+        super().__init__(stock, known, spare, may_add)
         self.steps = steps
         self.left = _REACH
         self.met: list[gs.Node] = []
@@ -55,11 +56,11 @@ class Search(Site):
         self.left -= 1
         if node is None or node.domain or self.left < 0 or sole_consumer(self.index, tensor) is None:
             return None
-        spare = self.spare
+        spent = self.spent
         self.met.append(node)
         found = self._edit(node, tensor, demand)
         if found is None:
-            self.spare = spare
+            self.spent = spent
         return found
 
     def _edit(self, node: gs.Node, tensor: gs.Tensor, demand: Demand) -> Edit | None:
@@ -94,11 +95,11 @@ class Search(Site):
         self.left -= 1
         if producer is None or producer.domain or self.left < 0 or producer.op == "Split":
             return None
-        spare = self.spare
+        spent = self.spent
         self.met.append(producer)
         before = self._edit(producer, source, demand)
         if before is None:
-            self.spare = spare
+            self.spent = spent
             return None
 
         def apply(target: gs.Tensor) -> None:

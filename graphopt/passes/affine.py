@@ -16,11 +16,14 @@ import ml_dtypes
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphopt.graph import Index, is_constant, values_of
+from graphopt.graph import Index
+from graphopt.passes.uniform import fixed_values, is_fixed, is_uniform
 
 Vector: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 FLOATS = frozenset(np.dtype(kind) for kind in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64))
 ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div"})
+# Below this many elements, asking each is quicker than the detour over the sum.
+_FEW = 8192
 _ZERO, _ONE = np.zeros(1), np.ones(1)
 
 
@@ -87,7 +90,7 @@ def may_be_link(node: gs.Node) -> bool:
         return not node.domain
     if op not in ELEMENTWISE or node.domain or len(node.inputs) != 2:
         return False
-    return is_constant(node.inputs[0]) is not is_constant(node.inputs[1])
+    return is_fixed(node.inputs[0]) is not is_fixed(node.inputs[1])
 
 
 def read_link(node: gs.Node, rank_of: Callable[[gs.Tensor], int | None], index: Index) -> Link | str | None:
@@ -122,7 +125,7 @@ def _batchnorm(node: gs.Node, index: Index) -> Link | str:
         return "it normalizes each element by its own statistics (spatial=0)"
     arrays = []
     for slot, name in enumerate(("scale", "bias", "mean", "variance"), 1):
-        values = values_of(node.inputs[slot])
+        values = fixed_values(node.inputs[slot])
         if values is None:
             return f"its {name} is {why_unknown(node.inputs[slot], index)}"
         if values.ndim != 1 or values.dtype not in FLOATS:
@@ -143,7 +146,12 @@ def _batchnorm(node: gs.Node, index: Index) -> Link | str:
 def all_finite(*arrays: np.ndarray[Any, Any]) -> bool:
     """Whether no element is infinite or undefined; a finite sum proves it in one sweep."""
     for given in arrays:
-        values = given if given.dtype.kind == "f" else given.astype(np.float64)
+        few = given.flat[:1] if is_uniform(given) else given
+        values = few if few.dtype.kind == "f" else few.astype(np.float64)
+        if values.size < _FEW:
+            if not np.isfinite(values).all():
+                return False
+            continue
         with np.errstate(all="ignore"):
             proven = math.isfinite(values.sum())
         if not proven and not np.isfinite(values).all():
@@ -160,10 +168,10 @@ def why_unknown(tensor: gs.Tensor, index: Index) -> str:
 
 
 def _elementwise(node: gs.Node, rank_of: Callable[[gs.Tensor], int | None]) -> Link | None:
-    known = [slot for slot in (0, 1) if is_constant(node.inputs[slot])]
+    known = [slot for slot in (0, 1) if is_fixed(node.inputs[slot])]
     if len(known) != 1 or (node.op == "Div" and known == [0]):
         return None
-    constant = values_of(node.inputs[known[0]])
+    constant = fixed_values(node.inputs[known[0]])
     if constant is None or constant.dtype not in FLOATS or not constant.size:
         return None
     # Without the rank of x, a constant with axes of its own might add axes to it.

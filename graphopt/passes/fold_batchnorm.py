@@ -25,6 +25,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.graph import (
@@ -34,13 +35,15 @@ from graphopt.graph import (
     set_output,
     sole_consumer,
     sole_producer,
+    spare_bytes,
     walk,
 )
 from graphopt.passes.absorb import absorb
 from graphopt.passes.affine import may_be_link
 from graphopt.passes.affine_chains import Chain, find_chains
 from graphopt.passes.base import Context, PassReport, Skip
-from graphopt.passes.ledger import NODE_BYTES, Ledger, growth_of, released_by
+from graphopt.passes.constant_regions import node_bytes
+from graphopt.passes.ledger import Ledger, freed_by
 from graphopt.passes.linear import (
     LINEAR,
     Folded,
@@ -52,12 +55,16 @@ from graphopt.passes.linear import (
     why_not_into_inputs,
     write_linear,
 )
-from graphopt.passes.merge_affine import merge
+from graphopt.passes.merge_affine import TOO_LARGE, merge
 from graphopt.passes.parameters import can_hold_bias, channel_axis, write_with_add
 from graphopt.passes.ranks import Knowledge
 from graphopt.passes.reassociate import reassociate
+from graphopt.passes.stock import Stock
 
 _CANDIDATES = frozenset({"BatchNormalization", "Add", "Sub", "Mul", "Div"})
+
+# How often one application looks again at what was too large; the next one goes on.
+_RETRIES = 4
 
 
 @dataclass(frozen=True)
@@ -73,8 +80,9 @@ class FoldBatchNorm:
         folding = _Folding(graph)
         skipped: list[Skip] = []
         # What one chain leaves behind (an Add after a MatMul) may continue another.
-        while folding.unsettled:
-            skipped = folding.round()
+        with np.errstate(all="ignore"):  # Infinities and the like are looked for.
+            while folding.unsettled:
+                skipped = folding.round()
         counts = folding.counts
         details = {how if how in {"merged", "reassociated"} else f"folded_{how}": n for how, n in counts.items()}
         growth = folding.ledger.growth
@@ -87,25 +95,38 @@ class _Folding:
     def __init__(self, graph: gs.Graph) -> None:
         self.graph = graph
         self.known = Knowledge(graph)
-        self.ledger = Ledger()
+        self.ledger = Ledger(self._spare)
         self.counts = dict.fromkeys(("into_producer", "into_distant", "into_consumer", "merged", "reassociated"), 0)
         self.unsettled = True
+        self.refused = False
+        self.retries = 0
+
+    def _spare(self) -> int:
+        """What was saved before the pass began, and by it so far, which is on the ledger already."""
+        self.index.finish()
+        return spare_bytes(self.graph)
 
     def round(self) -> list[Skip]:
         """Fold every chain there is; return what was left alone with why."""
-        self.unsettled = False
+        self.unsettled = self.refused = False
+        before = sum(self.counts.values())
         candidates = [
             node for home in walk(self.graph) for node in home.nodes if node.op in _CANDIDATES and may_be_link(node)
         ]
         if not candidates:
             return []
         self.index = self.known.index = Index(self.graph)
+        self.stock = Stock(self.index)
         self.changed: set[int] = set()
         chains, skipped = find_chains(self.index, candidates, self.known)
         for chain in chains:
             reason = self._fold(chain)
             if reason is not None:
                 skipped.append(Skip(chain.where, reason))
+        # What was too large may not be any more, now that others have gone.
+        if self.refused and sum(self.counts.values()) > before and self.retries < _RETRIES:
+            self.retries += 1
+            self.unsettled = True
         merged = reassociate(self.index, candidates, self.ledger)
         self.counts["reassociated"] += merged
         self.unsettled |= merged > 0
@@ -117,7 +138,7 @@ class _Folding:
         # What was read of these nodes is no longer so; the next round reads them again.
         if self.changed and any(id(node) in self.changed for node in chain.nodes):
             return None
-        growth = -released_by(chain.nodes)
+        growth = -freed_by(chain.nodes)
         telling: str | None = None
         for how, fold in (
             ("into_producer", self._into_producer),
@@ -141,7 +162,7 @@ class _Folding:
             return f"the output of {label_of(producer)} is a graph output"
         if sole_consumer(index, chain.source) is not chain.links[0].node:
             return f"the output of {label_of(producer)} has other readers"
-        linear = read_linear(producer, index)
+        linear = read_linear(producer, index, generated=True)
         if not isinstance(linear, Linear):
             return linear if chain.has_batchnorm or producer.op != "MatMul" else ""
         if chain.affine.channels not in {1, linear.outputs} or chain.axis not in {
@@ -152,10 +173,13 @@ class _Folding:
         folded = into_outputs(linear, chain.affine)
         if isinstance(folded, str):
             return folded
-        if len(chain.links) == 1 and not can_hold_bias(linear, folded, lambda: chain.rank):
-            return f"{linear.label} has no bias to take it up" if chain.has_batchnorm else ""
-        growth += growth_of(producer, ((1, folded.weights), (2, folded.bias)))
-        if not self.ledger.affords(growth, len(chain.links)):
+        if not can_hold_bias(linear, folded, lambda: chain.rank):
+            if len(chain.links) == 1:
+                return f"{linear.label} has no bias to take it up" if chain.has_batchnorm else ""
+            growth += node_bytes(chain.nodes[-1])
+        growth += self.stock.growth(producer, ((1, folded.weights), (2, folded.bias)))
+        if not self.ledger.affords(growth):
+            self.refused = True
             return _too_large(linear)
         target = chain.target
         index.drop(chain.nodes)
@@ -167,17 +191,25 @@ class _Folding:
         """Let nodes further up take a chain up; None if done, else ''."""
         if sole_consumer(self.index, chain.source) is not chain.links[0].node:
             return ""
-        spare = NODE_BYTES * len(chain.links) - growth
         # An Add in the place of several nodes, or of a BatchNormalization, is a gain.
         gains = len(chain.links) > 1 or chain.has_batchnorm
-        found = absorb(self.index, self.known, chain.source, chain.affine, chain.axis, spare=spare, may_add=gains)
+        found = absorb(
+            self.stock,
+            self.known,
+            chain.source,
+            chain.affine,
+            chain.axis,
+            ledger=self.ledger,
+            growth=growth,
+            may_add=gains,
+        )
         if found is None:
             return ""
         self.changed |= found.changed
         target = chain.target
         self.index.drop(chain.nodes)
         found.edit(target)
-        self.ledger.book(growth + found.growth)
+        self.ledger.book(found.growth)
         self.unsettled = True
         return None
 
@@ -186,7 +218,7 @@ class _Folding:
         index, consumer = self.index, sole_consumer(self.index, chain.target)
         if consumer is None or not is_op(consumer, *LINEAR) or consumer.inputs[0] is not chain.target:
             return ""
-        linear = read_linear(consumer, index)
+        linear = read_linear(consumer, index, generated=True)
         if not isinstance(linear, Linear):
             return linear if chain.has_batchnorm or consumer.op != "MatMul" else ""
         if chain.affine.channels not in {1, linear.inputs} or chain.axis not in {
@@ -202,10 +234,13 @@ class _Folding:
         folded = into_inputs(linear, chain.affine)
         if isinstance(folded, str):
             return folded
-        if len(chain.links) == 1 and not can_hold_bias(linear, folded, lambda: chain.rank):
-            return f"{linear.label} has no bias to take its shift up" if chain.has_batchnorm else ""
-        growth += growth_of(consumer, ((1, folded.weights), (2, folded.bias)))
-        if not self.ledger.affords(growth, len(chain.links)):
+        if not can_hold_bias(linear, folded, lambda: chain.rank):
+            if len(chain.links) == 1:
+                return f"{linear.label} has no bias to take its shift up" if chain.has_batchnorm else ""
+            growth += node_bytes(chain.nodes[-1])
+        growth += self.stock.growth(consumer, ((1, folded.weights), (2, folded.bias)))
+        if not self.ledger.affords(growth):
+            self.refused = True
             return _too_large(linear)
         source, target = chain.source, consumer.outputs[0]
         index.drop(chain.nodes)
@@ -216,7 +251,8 @@ class _Folding:
         return None
 
     def _merge(self, chain: Chain, growth: int) -> str | None:
-        reason = merge(self.index, chain)
+        reason = merge(self.stock, chain, self.ledger, growth)
+        self.refused |= reason == TOO_LARGE
         if reason is None:
             self.unsettled = True
         return reason
@@ -225,11 +261,11 @@ class _Folding:
         """Give the linear node its parameters and let it write ``target``, with an Add behind it where needed."""
         index, node = self.index, linear.node
         if can_hold_bias(linear, folded, lambda: chain.rank):
-            write_linear(index, linear, folded)
+            write_linear(self.stock, linear, folded)
             if node.outputs[0] is not target:
                 set_output(index, node, 0, target)
             return
-        write_with_add(index, linear, folded, target)
+        write_with_add(self.stock, linear, folded, target)
         self.unsettled = True
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from graphopt.graph import size_of, values_of
+from graphopt.passes.constant_regions import TENSOR_BYTES, node_bytes
+from graphopt.passes.uniform import generator_of
 
 # What a node takes in the file beside its constants, names included; seldom less.
 NODE_BYTES = 128
@@ -17,43 +18,69 @@ class Ledger:
     """Keeps the model from growing by copies of weights that several nodes share.
 
     Attributes:
-        growth: bytes of constants gained so far; negative where they were saved.
+        growth: bytes gained so far; negative where they were saved.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, spare: Callable[[], int] = lambda: 0) -> None:
+        """``spare`` tells by how much the file has shrunk since it was opened; asked once, if anything is too large."""
         self.growth = 0
+        self._spare = spare
+        self._limit: int | None = None
 
-    def affords(self, growth: int, nodes: int) -> bool:
-        """Whether constants may grow by so much when so many nodes go: what was saved before counts."""
-        return growth <= 0 or self.growth + growth <= NODE_BYTES * nodes
+    @property
+    def credit(self) -> int:
+        """Bytes by which the file may still grow, for what was saved before the pass began."""
+        if self._limit is None:
+            self._limit = self.growth + max(0, self._spare())
+        return max(0, self._limit - self.growth)
+
+    def affords(self, growth: int, nodes: int = 0) -> bool:
+        """Whether the file may grow by so much when so many nodes go: what was saved before counts."""
+        return growth <= 0 or self.growth + growth <= NODE_BYTES * nodes or growth <= self.credit
 
     def book(self, growth: int) -> None:
         """Note an edit made."""
         self.growth += growth
 
 
-def growth_of(node: gs.Node, replaced: Iterable[tuple[int, npt.NDArray[object] | None]]) -> int:
-    """Bytes gained when inputs of a node become new constants (None: that input stays)."""
+def freed_by(nodes: Sequence[gs.Node]) -> int:
+    """About what the file loses with these nodes: themselves, and what only they read."""
+    return released_by(nodes, names=True) + sum(map(node_bytes, nodes))
+
+
+def released_by(nodes: Sequence[gs.Node], *, names: bool = False) -> int:
+    """Bytes of the constants that only these nodes read, each once; with what their names take, or without."""
+    gone = {id(node) for node in nodes}
+    seen: set[int] = set()
     total = 0
-    for slot, values in replaced:
-        if values is not None:
-            total += values.nbytes
-            if slot < len(node.inputs):
-                total -= _released(node.inputs[slot])
+    for node in nodes:
+        for tensor in node.inputs:
+            readers = tensor.outputs
+            if len(readers) > 1:
+                # One node may read a constant several times, seldom more than these nodes have inputs.
+                if id(tensor) in seen or len(readers) > 4 * len(nodes) or any(id(one) not in gone for one in readers):
+                    continue
+                seen.add(id(tensor))
+            size = _bytes_of(tensor)
+            total += size + (TENSOR_BYTES + len(tensor.name) if size and names else 0)
     return total
 
 
-def released_by(nodes: Sequence[gs.Node]) -> int:
-    """Bytes of the constants that only these nodes read, each once."""
-    return sum(_released(tensor) for node in nodes for tensor in node.inputs)
-
-
-def _released(tensor: gs.Tensor) -> int:
+def released(tensor: gs.Tensor) -> int:
+    """What the file loses with a constant that one node reads once, and what generates it; 0 if others read it."""
     if len(tensor.outputs) != 1:
         return 0
-    if isinstance(tensor, gs.Constant):
+    size = _bytes_of(tensor)
+    return size + TENSOR_BYTES + len(tensor.name) if size else 0
+
+
+def _bytes_of(tensor: gs.Tensor) -> int:
+    if type(tensor) is gs.Constant:
         return size_of(tensor)
-    if len(tensor.inputs) == 1 and tensor.inputs[0].op == "Constant":
+    if len(tensor.inputs) != 1:
+        return 0
+    if tensor.inputs[0].op == "Constant":
         values = values_of(tensor)
         return 0 if values is None else values.nbytes
-    return 0
+    node = generator_of(tensor)
+    return 0 if node is None else node_bytes(node) + released(node.inputs[0])

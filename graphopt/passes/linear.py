@@ -4,7 +4,8 @@ All four are ``y = W * x + bias`` with a weight tensor that can be seen as (grou
 (groups, inputs, outputs, kernel). A map of the outputs, ``a * y + b``, gives weights ``a * W`` (over outputs) and bias
 ``a * bias + b``. A map of the inputs, ``W * (a * x + b)``, gives weights ``W * a`` (over inputs) and adds the sum of
 ``W * b`` over inputs and kernel to the bias, provided that every output sees the whole kernel: no padding, and no
-transposed convolution, unless ``b`` is 0. Computed in float64, cast back once.
+transposed convolution, unless ``b`` is 0. Computed in float64, cast back once. Weights that are one number, generated
+by ConstantOfShape, stay that: they take up one factor for all.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphopt.graph import Index, constant, is_op, set_input, values_of
+from graphopt.graph import Index, is_op, values_of
 from graphopt.passes.affine import FLOATS, Affine, Vector, all_finite, why_unknown
+from graphopt.passes.stock import Stock
+from graphopt.passes.uniform import fixed_values, is_uniform, one_number, repeated, uniform_of
 
 LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -73,14 +76,22 @@ def label_of(node: gs.Node) -> str:
     return f"{node.op} '{node.name or node.outputs[0].name}'"
 
 
-def read_linear(node: gs.Node | None, index: Index) -> Linear | str | None:
-    """Read a node as linear with constant weights; else why it is not, or None for any other operator."""
+def read_linear(node: gs.Node | None, index: Index, *, generated: bool = False) -> Linear | str | None:
+    """Read a node as linear with constant weights; else why it is not, or None for any other operator.
+
+    Args:
+        node: any node.
+        index: of the whole model.
+        generated: whether weights will do that are one number in every place, and repeat it in memory.
+    """
     if node is None or not is_op(node, *LINEAR) or len(node.inputs) < 2:
         return None
     op, attrs = node.op, node.attrs
     if op == "Gemm" and (index.graph.opset < 7 or attrs.get("transA", 0)):
         return f"{label_of(node)} reads its input transposed, or broadcasts as it did before opset 7"
     weights = values_of(node.inputs[1])
+    if weights is None and generated:
+        weights = uniform_of(node.inputs[1])
     if weights is None:
         return f"the weights of {label_of(node)} are {why_unknown(node.inputs[1], index)}"
     if weights.dtype not in FLOATS or weights.ndim < 2 or not weights.size:
@@ -89,7 +100,7 @@ def read_linear(node: gs.Node | None, index: Index) -> Linear | str | None:
         return f"the weights of {label_of(node)} differ over the batch"
     bias: Vector | None = None
     if len(node.inputs) > 2 and not node.inputs[2].is_empty():
-        stored = values_of(node.inputs[2])
+        stored = fixed_values(node.inputs[2])
         if stored is None:
             return f"the bias of {label_of(node)} is {why_unknown(node.inputs[2], index)}"
         if stored.ndim > 1 and any(size != 1 for size in stored.shape[:-1]):
@@ -127,6 +138,8 @@ def pads_with_zeros(node: gs.Node, kernel: tuple[int, ...]) -> bool:
 def into_outputs(linear: Linear, affine: Affine) -> Folded | str:
     """Parameters of ``affine(linear(x))``; or why the dtype of the weights cannot hold them."""
     scaled = affine.scales
+    if scaled and _would_write_out(linear, affine.scale):
+        return _written_out(linear)
     weights = _times(linear, affine.scale, outputs=True) if scaled else None
     if linear.bias is None:
         bias = affine.shift if affine.shifts else None
@@ -137,17 +150,39 @@ def into_outputs(linear: Linear, affine: Affine) -> Folded | str:
 
 def into_inputs(linear: Linear, affine: Affine) -> Folded | str:
     """Parameters of ``linear(affine(x))``; or why the dtype of the weights cannot hold them."""
+    if affine.scales and _would_write_out(linear, affine.scale):
+        return _written_out(linear)
     weights = _times(linear, affine.scale, outputs=False) if affine.scales else None
     bias = linear.bias
     if affine.shifts:
-        shifted = _times(linear, affine.shift, outputs=False).reshape(linear.view_shape)
-        moved = linear.gain * shifted.sum(axis=(2, 3) if linear.outputs_first else (1, 3)).reshape(-1)
+        moved = linear.gain * _seen(linear, affine.shift)
         bias = moved if bias is None else bias + moved
     return _fit(linear, weights, bias)
 
 
+def _would_write_out(linear: Linear, factors: Vector) -> bool:
+    return is_uniform(linear.weights) and one_number(factors) is None
+
+
+def _written_out(linear: Linear) -> str:
+    return f"the weights of {linear.label} are one number, and would have to be written out"
+
+
+def _seen(linear: Linear, shift: Vector) -> Vector:
+    """What the weights give for an input of ``shift`` everywhere, one entry an output."""
+    if is_uniform(linear.weights):
+        kernel = linear.view_shape[3] * float(linear.weights.flat[0])
+        sums = np.broadcast_to(shift, (linear.inputs,)).reshape(linear.groups, -1).sum(axis=1)
+        return np.repeat(kernel * sums, linear.outputs // linear.groups)
+    shifted = _times(linear, shift, outputs=False).reshape(linear.view_shape)
+    seen: Vector = shifted.sum(axis=(2, 3) if linear.outputs_first else (1, 3)).reshape(-1)
+    return seen
+
+
 def _times(linear: Linear, factors: Vector, *, outputs: bool) -> Vector:
     """The weights times one factor an output or an input, in the shape they are stored in."""
+    if is_uniform(linear.weights):
+        return np.broadcast_to(np.float64(linear.weights.flat[0]) * factors.flat[0], linear.weights.shape)
     view: Vector = linear.weights.astype(np.float64)
     if factors.size == 1:
         view *= factors[0]
@@ -162,26 +197,26 @@ def _fit(linear: Linear, weights: Vector | None, bias: Vector | None) -> Folded 
     dtype = linear.weights.dtype
     if bias is not None and bias.size != linear.outputs:
         bias = np.broadcast_to(bias, (linear.outputs,))
-    with np.errstate(over="ignore"):  # The infinities are looked for.
-        fitted = Folded(
-            None if weights is None else weights.astype(dtype), None if bias is None else bias.astype(dtype)
-        )
-    if not all_finite(*(values for values in (fitted.weights, fitted.bias) if values is not None)):
-        return f"the folded parameters of {linear.label} do not fit {dtype.name}"
+    new = None
+    if weights is not None:
+        new = repeated(linear.weights, weights.flat[0]) if is_uniform(weights) else weights.astype(dtype)
+    fitted = Folded(new, None if bias is None else bias.astype(dtype))
+    for values in (fitted.weights, fitted.bias):
+        if values is not None and not all_finite(values):
+            return f"the folded parameters of {linear.label} do not fit {dtype.name}"
     return fitted
 
 
-def write_linear(index: Index, linear: Linear, folded: Folded) -> None:
+def write_linear(stock: Stock, linear: Linear, folded: Folded) -> None:
     """Give the node its new parameters, as constants of its own; a MatMul that needs a bias becomes a Gemm."""
     node = linear.node
     if folded.weights is not None:
-        set_input(index, node, 1, constant(index, node.inputs[1].name, folded.weights))
+        stock.replace(node, 1, node.inputs[1].name, folded.weights)
     if folded.bias is None:
         return
     if node.op == "MatMul":
         node.op = "Gemm"
-    if node.op == "Gemm":
-        node.attrs["beta"] = 1.0
+    node.attrs.pop("beta", None)
     old = node.inputs[2].name if len(node.inputs) > 2 else ""
     name = old or f"{node.name or node.outputs[0].name}_bias"
-    set_input(index, node, 2, constant(index, name, folded.bias))
+    stock.replace(node, 2, name, folded.bias)

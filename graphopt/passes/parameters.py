@@ -6,17 +6,19 @@ Beside the linear nodes these are the normalizations: BatchNormalization, Instan
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphopt.graph import Index, add_node, constant, is_op, set_input, set_output, values_of, variable
+from graphopt.graph import Index, add_node, constant, is_op, set_output, values_of, variable
 from graphopt.passes.affine import FLOATS, Affine, all_finite, read_link
-from graphopt.passes.ledger import growth_of
+from graphopt.passes.constant_regions import node_bytes
 from graphopt.passes.linear import LINEAR, Folded, Linear, into_outputs, read_linear, write_linear
 from graphopt.passes.ranks import Knowledge
+from graphopt.passes.stock import Stock
+from graphopt.passes.uniform import Values
 
 _ALONG_CHANNELS = frozenset({"BatchNormalization", "InstanceNormalization", "GroupNormalization"})
 _ALONG_LAST = frozenset({"LayerNormalization", "RMSNormalization"})
@@ -27,16 +29,34 @@ class Site:
     """Where a map is to be taken up.
 
     Attributes:
-        index: of the whole model.
+        stock: of new constants.
         known: for ranks and shapes.
         spare: bytes that constants may still grow by.
         may_add: whether a MatMul that cannot hold a bias may get one Add behind it.
+        spent: bytes that constants grow by.
+        short: whether anything was refused for want of bytes.
     """
 
-    index: Index
+    stock: Stock
     known: Knowledge
     spare: int
     may_add: bool = False
+    spent: int = field(default=0, init=False)
+    short: bool = field(default=False, init=False)
+
+    @property
+    def index(self) -> Index:
+        """Of the whole model."""
+        return self.stock.index
+
+    def pays(self, node: gs.Node, replaced: Sequence[tuple[int, Values | None]], more: int = 0) -> bool:
+        """Whether inputs of a node may become new constants, and some bytes more be written; they are then counted."""
+        growth = self.stock.growth(node, replaced) + more
+        if growth > max(self.spare - self.spent, 0):
+            self.short = True
+            return False
+        self.spent += growth
+        return True
 
 
 def channel_axis(linear: Linear, rank: Callable[[], int | None]) -> int | None:
@@ -52,10 +72,10 @@ def can_hold_bias(linear: Linear, folded: Folded, rank: Callable[[], int | None]
     return folded.bias is None or linear.node.op != "MatMul" or rank() == 2
 
 
-def write_with_add(index: Index, linear: Linear, folded: Folded, target: gs.Tensor) -> None:
+def write_with_add(stock: Stock, linear: Linear, folded: Folded, target: gs.Tensor) -> None:
     """Give a MatMul its weights, and an Add behind it, that writes ``target``, its bias."""
-    node = linear.node
-    write_linear(index, linear, replace(folded, bias=None))
+    index, node = stock.index, linear.node
+    write_linear(stock, linear, replace(folded, bias=None))
     # The value without its bias is a new one, and must not go by the name of another.
     unbiased = variable(index, f"{target.name}_unbiased", like=target)
     set_output(index, node, 0, unbiased)
@@ -70,7 +90,7 @@ def absorb_in_linear(site: Site, node: gs.Node, affine: Affine, axis: int | None
     index, known = site.index, site.known
     if not is_op(node, *LINEAR):
         return None
-    linear = read_linear(node, index)
+    linear = read_linear(node, index, generated=True)
     if not isinstance(linear, Linear) or affine.channels not in {1, linear.outputs}:
         return None
 
@@ -85,17 +105,15 @@ def absorb_in_linear(site: Site, node: gs.Node, affine: Affine, axis: int | None
     adds = not can_hold_bias(linear, folded, rank)
     if adds and not site.may_add:
         return None
-    growth = growth_of(node, ((1, folded.weights), (2, folded.bias)))
-    if growth > max(site.spare, 0):
+    if not site.pays(node, ((1, folded.weights), (2, folded.bias)), node_bytes(node) if adds else 0):
         return None
-    site.spare -= growth
     site.may_add &= not adds
 
     def apply(target: gs.Tensor) -> None:
         if adds:
-            write_with_add(index, linear, folded, target)
+            write_with_add(site.stock, linear, folded, target)
             return
-        write_linear(index, linear, folded)
+        write_linear(site.stock, linear, folded)
         set_output(index, node, 0, target)
 
     return apply
@@ -132,13 +150,15 @@ def absorb_in_normalization(
             new_bias = np.asarray(old * affine.scale + affine.shift).astype(scale.dtype)
     if not all_finite(new_scale, *(() if new_bias is None else (new_bias,))):
         return None
+    if not site.pays(node, ((1, new_scale), (2, new_bias))):
+        return None
 
     def apply(target: gs.Tensor) -> None:
         name = node.name or target.name
-        set_input(index, node, 1, constant(index, node.inputs[1].name or f"{name}_scale", new_scale))
+        site.stock.replace(node, 1, node.inputs[1].name or f"{name}_scale", new_scale)
         if new_bias is not None:
             prefix = node.inputs[2].name if has_bias else f"{name}_bias"
-            set_input(index, node, 2, constant(index, prefix, new_bias))
+            site.stock.replace(node, 2, prefix, new_bias)
         set_output(index, node, 0, target)
 
     return apply

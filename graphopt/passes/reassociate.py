@@ -17,7 +17,8 @@ import onnx_graphsurgeon as gs
 
 from graphopt.graph import Index, constant, is_constant, set_input, sole_consumer, sole_producer, values_of
 from graphopt.passes.affine import ELEMENTWISE, all_finite
-from graphopt.passes.ledger import NODE_BYTES, Ledger, released_by
+from graphopt.passes.constant_regions import node_bytes
+from graphopt.passes.ledger import Ledger, released_by
 
 Values: TypeAlias = np.ndarray[Any, Any]
 _SUMS = frozenset({"Add", "Sub"})
@@ -82,8 +83,8 @@ def _merge(index: Index, before: gs.Node, node: gs.Node, ledger: Ledger) -> bool
         stored = np.asarray(value).astype(dtype)
     if not _holds(stored, value, (first.value, second.value)):
         return False
-    growth = stored.nbytes - released_by([before, node])
-    if not ledger.affords(growth, 1) or (growth > NODE_BYTES):
+    growth = stored.nbytes - released_by([before, node]) - node_bytes(before)
+    if not ledger.affords(growth):
         return False
     ledger.book(growth)
     source, prefix = before.inputs[first.slot], node.inputs[1 - second.slot].name
