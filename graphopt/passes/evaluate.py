@@ -14,6 +14,7 @@ from graphopt import runtime
 from graphopt.errors import GraphoptError
 from graphopt.graph import TensorType, export_part, is_op, reads_of, size_of
 from graphopt.graph.values import numpy_dtype
+from graphopt.passes.moved_constants import moved
 
 Array = np.ndarray[Any, Any]
 
@@ -63,8 +64,8 @@ def evaluate(
 ) -> Evaluated:
     """Run parts of a graph, all graph optimizations off.
 
-    Many parts share a session. Where one fails, its nodes are halved until the one at fault is found; what depends on
-    that one is left out.
+    What only moves constants is left to numpy. Many parts share a session. Where one fails, its nodes are halved until
+    the one at fault is found; what depends on that one is left out.
 
     Args:
         parts: sorted nodes whose inputs are constants or outputs of earlier ones, with the tensors wanted of them.
@@ -72,7 +73,7 @@ def evaluate(
         types: inferred types by tensor name.
     """
     found = Evaluated()
-    for batch in _batches(parts):
+    for batch in _batches([_without_moves(part, graph.opset, found.values) for part in parts]):
         nodes = [node for part, _ in batch for node in part]
         wanted = [tensor for _, results in batch for tensor in results]
         # Depth is logarithmic, but a list serves as well; the last is next, so that halves are run in order.
@@ -87,12 +88,28 @@ def evaluate(
     return found
 
 
+def _without_moves(
+    part: tuple[Sequence[gs.Node], Sequence[gs.Tensor]], opset: int, values: dict[int, Array]
+) -> tuple[Sequence[gs.Node], Sequence[gs.Tensor]]:
+    """The nodes of a part that are left when those are done that only move constants."""
+    left: list[gs.Node] = []
+    for node in part[0]:
+        made = moved(node, values, opset)
+        if made is None:
+            left.append(node)
+        else:
+            values[id(node.outputs[0])] = made
+    return left, part[1]
+
+
 def _batches(
     parts: Sequence[tuple[Sequence[gs.Node], Sequence[gs.Tensor]]],
 ) -> Iterator[list[tuple[Sequence[gs.Node], Sequence[gs.Tensor]]]]:
     batch: list[tuple[Sequence[gs.Node], Sequence[gs.Tensor]]] = []
     nodes = weights = 0
     for part in parts:
+        if not part[0]:
+            continue
         read = sum(size_of(t) for node in part[0] for t in reads_of(node) if isinstance(t, gs.Constant))
         if batch and (nodes + len(part[0]) > _BATCH_NODES or weights + read > _BATCH_BYTES):
             yield batch

@@ -27,7 +27,6 @@ from graphopt.graph import (
     Index,
     TensorType,
     add_node,
-    consumers,
     is_op,
     onnx_dtype,
     remove_unused,
@@ -190,11 +189,11 @@ def store(
 
 def _let_ranges_read_scalars(index: Index, holder: gs.Constant, values: Any) -> None:
     """Runtimes take a list of one number as a bound of a Range; the checker does not, once it knows the number."""
-    readers = [node for node in consumers(holder) if is_op(node, "Range")]
+    readers = {id(node): node for node in holder.outputs if is_op(node, "Range")}
     if readers:
         array = values.load() if isinstance(values, StoredValues) else values
         scalar = gs.Constant(index.fresh_name(holder.name), array.reshape(()))
-        for node in readers:
+        for node in readers.values():
             for slot in (slot for slot, tensor in enumerate(node.inputs) if tensor is holder):
                 set_input(index, node, slot, scalar)
 

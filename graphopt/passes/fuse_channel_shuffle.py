@@ -66,23 +66,24 @@ def _round(graph: gs.Graph, counts: Counter[str]) -> None:
         return
     known = Known(graph.opset, types_of(graph, distinct=True))
     index = Index(graph)
+    found = [find_shuffles(index, home, known) for home in homes]
     before = counts.total()
-    for home in homes:
-        _fuse(index, home, known, counts)
+    for home, shuffles in zip(homes, found, strict=True):
+        _fuse(index, home, [shuffle for shuffle in shuffles if _becomes_gather(shuffle, known)], known, counts)
     if counts.total() > before:
         index.finish()
         # What computed the shapes must not keep tensors alive any longer.
         remove_unused(graph)
         index = Index(graph)
-    for home in homes:
-        _absorb(index, home, known, counts)
+        found = [find_shuffles(index, home, known) for home in homes]
+    for home, shuffles in zip(homes, found, strict=True):
+        _absorb(index, home, shuffles, known, counts)
     index.finish()
 
 
-def _fuse(index: Index, home: gs.Graph, known: Known, counts: Counter[str]) -> None:
-    """Make each shuffle written with several nodes one Gather, where that is the fastest form."""
+def _fuse(index: Index, home: gs.Graph, shuffles: Sequence[Shuffle], known: Known, counts: Counter[str]) -> None:
+    """Make each of these shuffles one Gather."""
     writer = Writer(index, home, known.opset)
-    shuffles = [shuffle for shuffle in find_shuffles(index, home, known) if _becomes_gather(shuffle, known)]
     index.drop(list({id(node): node for shuffle in shuffles for node in shuffle.nodes}.values()))
     for shuffle in shuffles:
         source, target = shuffle.sources[0], shuffle.target
@@ -99,9 +100,9 @@ def _becomes_gather(shuffle: Shuffle, known: Known) -> bool:
     return len(shuffle.sources) == 1 and prefers_gather(shuffle.sources[0], shuffle.axis, known)
 
 
-def _absorb(index: Index, home: gs.Graph, known: Known, counts: Counter[str]) -> None:
+def _absorb(index: Index, home: gs.Graph, shuffles: Sequence[Shuffle], known: Known, counts: Counter[str]) -> None:
     """Permute weights so that the least data movement is left."""
-    several = [of_shuffle(shuffle) for shuffle in find_shuffles(index, home, known)]
+    several = [of_shuffle(shuffle) for shuffle in shuffles]
     seeds = several + _scrambling(home, known)
     if not seeds:
         return

@@ -135,6 +135,14 @@ def _behind(tensor: gs.Tensor, place: Mapping[int, int], known: Known) -> Shuffl
     return best
 
 
+def _differ(wanted: Sequence[Size], shape: Sequence[Size], axis: int) -> bool:
+    """Whether two tensors are known to differ along any axis but one."""
+    return any(
+        place != axis and size.number != other.number and not size.symbols and not other.symbols
+        for place, (size, other) in enumerate(zip(wanted, shape, strict=True))
+    )
+
+
 def _seen_from(
     tensor: gs.Tensor,
     wanted: tuple[Size, ...] | None,
@@ -155,6 +163,8 @@ def _seen_from(
         if len(counts) != len(shapes) or any(
             count.symbols or not 1 < count.number <= _MOST_CHANNELS for count in counts
         ):
+            continue
+        if wanted is not None and _differ(wanted, first, axis):
             continue
         layouts: dict[int, Layout] = {
             id(source): start(source, shape, axis) for source, shape in zip(sources, shapes, strict=True) if shape
