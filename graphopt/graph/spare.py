@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import onnx
 import onnx_graphsurgeon as gs
 
 from graphopt.graph.exporting import LARGE_BYTES, without_weights
@@ -9,7 +12,9 @@ from graphopt.graph.header import WorkGraph
 from graphopt.graph.importing import import_graph
 from graphopt.graph.opened import OpenGraph
 from graphopt.graph.order import walk
-from graphopt.graph.values import size_of
+from graphopt.graph.values import numpy_dtype, size_of
+
+_MEASURED_BYTES = 16_000_000
 
 
 def spare_bytes(graph: gs.Graph) -> int:
@@ -19,11 +24,18 @@ def spare_bytes(graph: gs.Graph) -> int:
     """
     if not isinstance(graph, OpenGraph) or graph.header is None or graph.source is None:
         return 0
-    return _file_bytes(import_graph(graph.source)) - _file_bytes(WorkGraph(graph, graph.header))
+    return _source_bytes(graph.source) - _file_bytes(WorkGraph(graph, graph.header))
+
+
+def _source_bytes(model: onnx.ModelProto) -> int:
+    """The size of the model as it was opened; of a large one without the weights that nothing reads."""
+    stored = sum(math.prod(t.dims) * numpy_dtype(t.data_type, t.name).itemsize for t in model.graph.initializer)
+    # To tell its size protobuf writes the whole message.
+    return int(model.ByteSize()) if stored <= _MEASURED_BYTES else _file_bytes(import_graph(model))
 
 
 def _file_bytes(work: WorkGraph) -> int:
-    """The size of the model as a file; protobuf's own ``ByteSize`` would write all weights to tell."""
+    """The size of the model as a file, give or take what large weights take beside their values."""
     weights = {
         id(tensor): size_of(tensor)
         for each in walk(work.gs)
