@@ -34,7 +34,8 @@ def measure(
         outcomes[tool] = exact_process.run("benchmarks.exact_tools", order, (1 + again) * CPU_SECONDS)
         # What fails only on its own result has done its work once.
         if "nodes" in outcomes[tool] and out.exists():
-            outcomes[tool].setdefault("idempotent", False)
+            if again:
+                outcomes[tool].setdefault("idempotent", False)
             if "error" in outcomes[tool]:
                 outcomes[tool]["again_error"] = outcomes[tool].pop("error")
             made[tool] = str(out)
