@@ -15,8 +15,8 @@ runs the result and every output is within 1e-4 of the original's largest value 
 Runtime's own optimizations change, where that is more), at two batch and image sizes where they are dynamic. *Left* is
 the geometric mean of nodes after over before; a model that a tool fails on, or gets wrong, counts as it was. *Faster*
 and *loads* are the original's CPU time over the result's, with all of ONNX Runtime's optimizations on, geometric means
-over right results: one thread, interleaved, batch 1. *Largest difference* leaves out networks whose outputs ONNX Runtime's
-own optimizations change by more than 3e-5. What is blank was not measured.
+over right results: one thread, interleaved, batch 1. *Largest difference* leaves out networks that
+ONNX Runtime's own optimizations change by more than 3e-5. What is blank was not measured.
 """
 
 
