@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
+import ml_dtypes
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +17,7 @@ from support import Run, apply, context, feeds, model, ops
 from graphopt.graph import import_graph
 from graphopt.passes.cancel_transposes import CancelTransposes
 from graphopt.passes.layout.mincut import Network
+from graphopt.passes.layout.moves import is_movable_weight
 
 T, BACK = "Transpose<perm = [0, 2, 3, 1]>", "Transpose<perm = [0, 3, 1, 2]>"
 
@@ -365,3 +368,12 @@ def test_constants_of_a_subgraph_are_moved_there() -> None:
     run = apply(CancelTransposes(), proto, fed)
     body = onnx.helper.get_attribute_value(run.after.graph.node[0].attribute[0])
     assert [node.op_type for node in body.node] == ["Add"]
+
+
+def test_weights_that_onnx_reads_as_little_endian_move_too() -> None:
+    # Such a dtype is numpy's own but for a flag, which a copy of the weight keeps until the model is written.
+    weight = gs.Constant("w", np.ones((1, 4, 1, 1), np.dtype(np.float32).newbyteorder("<")))
+    gs.Node("Add", inputs=[gs.Variable("x"), weight], outputs=[gs.Variable("y")])
+    assert is_movable_weight(weight)
+    for other in (ml_dtypes.int4, ml_dtypes.bfloat16):
+        assert not is_movable_weight(gs.Constant("w", np.ones((1, 4, 1, 1), other)))

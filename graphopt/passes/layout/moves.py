@@ -117,6 +117,7 @@ def is_movable_weight(tensor: gs.Tensor) -> bool:
     if not isinstance(tensor, gs.Constant) or tensor.inputs:
         return False
     dtype = dtype_of(tensor)
-    if dtype is None or dtype.kind not in "biuf" or dtype.isbuiltin != 1:
+    # The types of ml_dtypes have kinds of numpy's, too. Not `isbuiltin`: it is 0 for what onnx reads as little-endian.
+    if dtype is None or dtype.kind not in "biuf" or dtype.type.__module__ != "numpy":
         return False
     return len(tensor.outputs) == 1 or size_of(tensor) <= _COPIED
