@@ -9,7 +9,7 @@ import onnx
 import onnx.parser
 import pytest
 
-from graphopt.equality import why_different
+from graphopt.equality import _is_rounding, why_different
 from graphopt.errors import UnsupportedModelError
 
 FEED = {"x": np.linspace(-2, 2, 8, dtype=np.float32).reshape(2, 4)}
@@ -92,3 +92,17 @@ def test_a_model_that_the_runtime_refuses_is_an_error_even_without_data() -> Non
     refused = model("y = Nothing(x)")
     with pytest.raises(UnsupportedModelError, match="cannot load the model"):
         why_different(TWICE, refused, [])
+
+
+@pytest.mark.parametrize(
+    ("found", "accepted"),
+    [
+        pytest.param([1e-5, 2.04e-5], True, id="as far off as the runtime's own optimizations"),
+        pytest.param([1e-5, 2.5e-5], False, id="further off"),
+        pytest.param([1e-5, np.nan], False, id="undefined"),
+    ],
+)
+def test_an_output_that_is_tiny_beside_what_it_is_computed_from(found: list[float], accepted: bool) -> None:
+    """A sigmoid of -12 after sums in another order is far off beside its own size, and nobody is at fault."""
+    expected, rounded = np.array([1e-5, 2e-5], np.float32), np.array([1e-5, 2.01e-5], np.float32)
+    assert _is_rounding(expected, np.array(found, np.float32), rounded) is accepted

@@ -19,8 +19,10 @@ class OpenGraph(gs.Graph):  # type: ignore[misc]
         known: the types inferred so far; see ``graphopt.graph.shapes``.
         header: everything of the model but its operators.
         source: the model that was opened, as it was.
+        source_bytes: its size, once somebody has asked.
     """
 
     known: Known | None = None
     header: Header | None = None
     source: onnx.ModelProto | None = None
+    source_bytes: int | None = None

@@ -24,7 +24,9 @@ def spare_bytes(graph: gs.Graph) -> int:
     """
     if not isinstance(graph, OpenGraph) or graph.header is None or graph.source is None:
         return 0
-    return _source_bytes(graph.source) - _file_bytes(WorkGraph(graph, graph.header))
+    if graph.source_bytes is None:
+        graph.source_bytes = _source_bytes(graph.source)
+    return graph.source_bytes - _file_bytes(WorkGraph(graph, graph.header))
 
 
 def _source_bytes(model: onnx.ModelProto) -> int:

@@ -9,7 +9,7 @@ import onnx.checker
 import onnx.shape_inference
 
 from graphopt.errors import ModelError
-from graphopt.graph.exporting import without_weights
+from graphopt.graph.exporting import LARGE_BYTES, without_weights
 from graphopt.graph.importing import import_graph
 from graphopt.graph.values import numpy_dtype
 
@@ -19,14 +19,15 @@ _WHOLE_BYTES = 10_000_000
 def verify(model: onnx.ModelProto) -> None:
     """Check a model with onnx's full checker (structure, operator schemas, types and shapes).
 
-    Models above 10 MB are checked without their weights, which the checker would only copy. A declared shape of an
-    intermediate tensor or of an output that contradicts inference is not held against the model: exporters get them
-    wrong, and runtimes only warn. Neither is a missing one, with which the checker will not have inputs and outputs.
+    Models with more than 10 MB of large weights are checked without these, which the checker would only copy. The
+    declared shape of an intermediate tensor or of an output that contradicts inference is not held against the model:
+    exporters get them wrong, and runtimes only warn. Neither is a missing one, without which the checker takes no
+    inputs and outputs.
 
     Raises:
         ModelError: the model is not valid; the message names the offending node where onnx tells.
     """
-    checked = model if _weight_bytes(model) <= _WHOLE_BYTES else without_weights(import_graph(model))
+    checked = model if _large_bytes(model) <= _WHOLE_BYTES else without_weights(import_graph(model))
     unranked = [info for info in (*model.graph.input, *model.graph.output) if _is_unranked(info)]
     try:
         onnx.checker.check_model(_ranked(checked) if unranked else checked, full_check=not unranked)
@@ -57,11 +58,12 @@ def _ranked(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def _weight_bytes(model: onnx.ModelProto) -> int:
-    """Bytes of all initializers and constants; ``ByteSize`` of the model fails above 2 GB."""
+def _large_bytes(model: onnx.ModelProto) -> int:
+    """Bytes of the constants that ``without_weights`` leaves out; ``ByteSize`` would write all of them to tell."""
     tensors = list(model.graph.initializer)
     tensors += [attribute.t for node in model.graph.node for attribute in node.attribute if attribute.HasField("t")]
-    return sum(math.prod(tensor.dims) * numpy_dtype(tensor.data_type, tensor.name).itemsize for tensor in tensors)
+    sizes = (math.prod(tensor.dims) * numpy_dtype(tensor.data_type, tensor.name).itemsize for tensor in tensors)
+    return sum(size for size in sizes if size > LARGE_BYTES)
 
 
 def _without_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
