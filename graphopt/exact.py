@@ -82,6 +82,13 @@ def run_exact(
         DataError: the data do not fit the model.
         UsageError: an option of a pass does not fit the model.
     """
+    with paused_collector():
+        return _run(passes, model, context, why_different, observe)
+
+
+def _run(
+    passes: Sequence[ExactPass], model: onnx.ModelProto, context: Context, why_different: Check, observe: Observe
+) -> tuple[onnx.ModelProto, tuple[Outcome, ...]]:
     tallies = [_Tally(one.name) for one in passes]
     try:
         changed = _together(passes, model, context, tallies, observe=observe)
@@ -150,39 +157,38 @@ def _together(
     observe: Observe,
 ) -> onnx.ModelProto:
     """Run all passes on one opened graph; return it written, or the very model where nothing changed."""
-    with paused_collector():
-        prepared = model
-        for one, tally in zip(passes, tallies, strict=True):
-            prepared = _prepared(one, prepared, tally)
-        work = import_graph(prepared)
-        # The state of the graph that each pass has last seen and left alone.
-        idle = [-1] * len(passes)
-        state = 0 if prepared is model else 1
-        for _ in range(MAX_ROUNDS):
-            before = state
-            for position, (one, tally) in enumerate(zip(passes, tallies, strict=True)):
-                if idle[position] == state:
-                    continue
-                context.progress(one.name, 0, 0)
-                started = time.perf_counter()
-                report = one.apply(work.gs, context)
-                if report.changes:
-                    remove_unused(work.gs)
-                    state += 1
-                else:
-                    idle[position] = state
-                tally.add(report, time.perf_counter() - started)
-                if observe and report.changes and tally.observed is None:
-                    tally.observed = observe(export_graph(work))
-            # Inference over the graph as it is now may tell more than what is remembered from before.
-            if state == before and not forget_types(work.gs):
-                break
-            idle = [-1] * len(passes) if state == before else idle
-            if len(work.gs.nodes) <= COLLECTED_NODES:
-                gc.collect(1)  # everything made since the collector was stopped is in the youngest generation
-        if state == 0:
-            return model
-        return _written(work)
+    prepared = model
+    for one, tally in zip(passes, tallies, strict=True):
+        prepared = _prepared(one, prepared, tally)
+    work = import_graph(prepared)
+    # The state of the graph that each pass has last seen and left alone.
+    idle = [-1] * len(passes)
+    state = 0 if prepared is model else 1
+    for _ in range(MAX_ROUNDS):
+        before = state
+        for position, (one, tally) in enumerate(zip(passes, tallies, strict=True)):
+            if idle[position] == state:
+                continue
+            context.progress(one.name, 0, 0)
+            started = time.perf_counter()
+            report = one.apply(work.gs, context)
+            if report.changes:
+                remove_unused(work.gs)
+                state += 1
+            else:
+                idle[position] = state
+            tally.add(report, time.perf_counter() - started)
+            if observe and report.changes and tally.observed is None:
+                tally.observed = observe(export_graph(work))
+        # Inference over the graph as it is now may tell more than what is remembered from before.
+        if state == before and not forget_types(work.gs):
+            break
+        idle = [-1] * len(passes) if state == before else idle
+        if len(work.gs.nodes) <= COLLECTED_NODES:
+            gc.collect(1)  # everything made since the collector was stopped is in the youngest generation
+    if state == 0:
+        return model
+    return _written(work)
 
 
 def _one_at_a_time(

@@ -13,6 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
+import graphopt
 from graphopt.errors import ModelError, UnsafeModelError, UnsupportedModelError
 from graphopt.model import load, read
 
@@ -497,3 +498,14 @@ def test_damage_is_refused_with_a_message_and_never_crashes(source: onnx.ModelPr
             refusals.append(str(error))
     assert len(refusals) > 50
     assert all(refusal.startswith("<bytes>: ") for refusal in refusals)
+
+
+def test_outputs_without_a_declared_shape_are_read(tmp_path: Path) -> None:
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N,4] x) => (float[N,4] y) { a = Identity(x)  y = Relu(a) }'
+    )
+    proto.graph.output[0].type.tensor_type.ClearField("shape")
+    onnx.save(proto, tmp_path / "open.onnx")
+    result = graphopt.optimize(tmp_path / "open.onnx")
+    result.save(tmp_path / "closed.onnx")
+    assert [node.op_type for node in onnx.load(tmp_path / "closed.onnx").graph.node] == ["Relu"]

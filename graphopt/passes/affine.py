@@ -148,7 +148,7 @@ def _batchnorm(node: gs.Node, index: Index) -> Link | str:
         return "its statistics outputs put it in training mode"
     if opset < 9 and not node.attrs.get("spatial", 1):
         return "it normalizes each element by its own statistics (spatial=0)"
-    arrays = []
+    arrays: list[np.ndarray[Any, Any]] = []
     for slot, name in enumerate(("scale", "bias", "mean", "variance"), 1):
         values = fixed_values(node.inputs[slot])
         if values is None:
