@@ -1,4 +1,13 @@
-"""The passes by name. Each is a frozen dataclass whose fields are its options; see ``graphopt.passes.base``."""
+"""The passes by name. Each is a frozen dataclass whose fields are its options; see ``graphopt.passes.base``.
+
+One pass a file, in this folder; what it is made of lies in a room beside it:
+
+- ``affine``: chains of scales and shifts and the operators that take them up (fold_batchnorm, merge_convolutions)
+- ``channel_shuffle``, ``convolutions``, ``layout``, ``quantize_int8``, ``subgraphs``: of one pass each
+- ``constants``, ``sizes``: what is computed from nothing, and from sizes (fold_constants, simplify_reshapes)
+- ``expressions``, ``movement``, ``no_ops``: equal nodes, moved data, nodes that do nothing
+- ``patterns``: activations and normalizations in pieces
+"""
 
 from graphopt.passes.base import Pass
 from graphopt.passes.cancel_transposes import CancelTransposes

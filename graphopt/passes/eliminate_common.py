@@ -20,9 +20,9 @@ import onnx_graphsurgeon as gs
 from graphopt.graph import Index, replace_uses, set_output, walk
 from graphopt.graph.opened import OpenGraph
 from graphopt.passes.base import Context, PassReport
-from graphopt.passes.common_slices import find_partitions, split_once
-from graphopt.passes.expression_keys import expression_key, may_repeat
-from graphopt.passes.no_op_knowledge import Knowledge
+from graphopt.passes.expressions.common_slices import find_partitions, split_once
+from graphopt.passes.expressions.keys import expression_key, may_repeat
+from graphopt.passes.no_ops.knowledge import Knowledge
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,11 @@ import onnx_graphsurgeon as gs
 from graphopt.graph import Index, consumers, replace_uses, size_of, sole_producer, take_over, walk
 from graphopt.graph.shapes import forget_types
 from graphopt.passes.base import Context, PassReport, Skip
-from graphopt.passes.duplicates import find_duplicates
-from graphopt.passes.no_op_knowledge import Knowledge
-from graphopt.passes.no_ops import RULES, passed_on
-from graphopt.passes.trimming import find_trims
-from graphopt.passes.unused import sweep
+from graphopt.passes.no_ops.duplicates import find_duplicates
+from graphopt.passes.no_ops.knowledge import Knowledge
+from graphopt.passes.no_ops.rules import RULES, passed_on
+from graphopt.passes.no_ops.trimming import find_trims
+from graphopt.passes.no_ops.unused import sweep
 
 
 @dataclass(frozen=True)

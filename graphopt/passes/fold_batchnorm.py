@@ -39,13 +39,10 @@ from graphopt.graph import (
     spare_bytes,
     walk,
 )
-from graphopt.passes.absorb import absorb
-from graphopt.passes.affine import may_be_link
-from graphopt.passes.affine_chains import Chain, find_chains
-from graphopt.passes.base import Context, PassReport, Skip
-from graphopt.passes.constant_regions import node_bytes
-from graphopt.passes.ledger import Ledger, freed_by
-from graphopt.passes.linear import (
+from graphopt.passes.affine.absorb import absorb
+from graphopt.passes.affine.chains import Chain, find_chains
+from graphopt.passes.affine.ledger import Ledger, freed_by
+from graphopt.passes.affine.linear import (
     LINEAR,
     Folded,
     Linear,
@@ -56,11 +53,14 @@ from graphopt.passes.linear import (
     why_not_into_inputs,
     write_linear,
 )
-from graphopt.passes.merge_affine import TOO_LARGE, merge
-from graphopt.passes.parameters import can_hold_bias, channel_axis, write_with_add
-from graphopt.passes.ranks import Knowledge
-from graphopt.passes.reassociate import reassociate
-from graphopt.passes.stock import Stock
+from graphopt.passes.affine.maps import may_be_link
+from graphopt.passes.affine.merge import TOO_LARGE, merge
+from graphopt.passes.affine.parameters import can_hold_bias, channel_axis, write_with_add
+from graphopt.passes.affine.ranks import Knowledge
+from graphopt.passes.affine.reassociate import reassociate
+from graphopt.passes.affine.stock import Stock
+from graphopt.passes.base import Context, PassReport, Skip
+from graphopt.passes.constants.regions import node_bytes
 
 _CANDIDATES = frozenset({"BatchNormalization", "Add", "Sub", "Mul", "Div"})
 

@@ -40,9 +40,9 @@ from graphopt.graph.making import new_constant
 from graphopt.graph.spare import spare_bytes
 from graphopt.graph.values import StoredValues
 from graphopt.passes.base import Context, PassReport, Skip
-from graphopt.passes.constant_regions import SMALL_BYTES, Region, constant_regions, reads_constants, result_bytes
-from graphopt.passes.evaluate import Evaluated, evaluate
-from graphopt.passes.shape_folding import fold_shapes, has_shapes
+from graphopt.passes.constants.evaluate import Evaluated, evaluate
+from graphopt.passes.constants.regions import SMALL_BYTES, Region, constant_regions, reads_constants, result_bytes
+from graphopt.passes.sizes.folding import fold_shapes, has_shapes
 
 _SHAPES = frozenset({"Shape", "Size"})
 _Content: TypeAlias = tuple[str, str, tuple[int, ...], bytes] | None

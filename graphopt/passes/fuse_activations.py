@@ -34,12 +34,10 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from graphopt.graph import Index, add_node, is_op, variable, walk
-from graphopt.passes import activation_clamps as clamps
-from graphopt.passes import activation_gates as gates
-from graphopt.passes import activation_softmax as softmax
-from graphopt.passes.activation_forms import Limits
 from graphopt.passes.base import Context, PassReport
-from graphopt.passes.scalar_terms import Terms
+from graphopt.passes.patterns import clamps, gates, softmax
+from graphopt.passes.patterns.forms import Limits
+from graphopt.passes.patterns.scalar_terms import Terms
 
 _OLDEST = 7
 

@@ -44,7 +44,7 @@ from graphopt.graph import (
     walk,
 )
 from graphopt.passes.base import Context, PassReport
-from graphopt.passes.idle import drop_with_idle
+from graphopt.passes.patterns.idle import drop_with_idle
 
 _RUNS = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE})
 _OLDEST = 7

@@ -32,9 +32,9 @@ import onnx_graphsurgeon as gs
 
 from graphopt.graph import Index, add_node, constant, walk
 from graphopt.passes.base import Context, PassReport
-from graphopt.passes.idle import drop_with_idle
-from graphopt.passes.normalization_patterns import Normalization, Parameter, read_normalization
-from graphopt.passes.scalar_terms import Terms
+from graphopt.passes.patterns.idle import drop_with_idle
+from graphopt.passes.patterns.normalizations import Normalization, Parameter, read_normalization
+from graphopt.passes.patterns.scalar_terms import Terms
 
 _OLDEST = 7
 # What the new node takes in a file beside the names that it shares with the old ones.

@@ -37,9 +37,9 @@ from graphopt.graph import (
 )
 from graphopt.model.inlining import inline_functions
 from graphopt.passes.base import Context, PassReport
-from graphopt.passes.impossible_branches import impossible_branches
-from graphopt.passes.no_op_knowledge import Knowledge
-from graphopt.passes.splicing import Splicer
+from graphopt.passes.no_ops.knowledge import Knowledge
+from graphopt.passes.subgraphs.impossible_branches import impossible_branches
+from graphopt.passes.subgraphs.splicing import Splicer
 
 
 @dataclass(frozen=True)

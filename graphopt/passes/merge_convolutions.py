@@ -29,12 +29,12 @@ from typing import ClassVar
 import onnx_graphsurgeon as gs
 
 from graphopt.graph import Index, set_input, sole_consumer, sole_producer, walk
+from graphopt.passes.affine.ledger import Ledger
+from graphopt.passes.affine.ranks import Knowledge
 from graphopt.passes.base import Context, PassReport
-from graphopt.passes.branches import is_sum, merge_branches
-from graphopt.passes.kernel_nodes import fitted, pays_in_bytes, write_kernel
-from graphopt.passes.kernels import chained, read_kernel
-from graphopt.passes.ledger import Ledger
-from graphopt.passes.ranks import Knowledge
+from graphopt.passes.convolutions.branches import is_sum, merge_branches
+from graphopt.passes.convolutions.kernel_nodes import fitted, pays_in_bytes, write_kernel
+from graphopt.passes.convolutions.kernels import chained, read_kernel
 
 _LINEAR = ("Conv", "Gemm", "MatMul")
 

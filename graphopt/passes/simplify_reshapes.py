@@ -26,15 +26,15 @@ import onnx_graphsurgeon as gs
 
 from graphopt.graph import Index, is_op, walk
 from graphopt.passes.base import Context, PassReport
-from graphopt.passes.cast_chains import merge_casts
-from graphopt.passes.concat_chains import simplify_concat
-from graphopt.passes.expand_chains import drop_expand, merge_expands, merge_tiles
-from graphopt.passes.gather_chains import part_of_shape, select_by_mask, simplify_gather, unsqueezed_gather
-from graphopt.passes.reduced_axes import keep_reduced_axes, squeeze_before_transpose
-from graphopt.passes.reshape_chains import merge_reshapes, move_over_elementwise
-from graphopt.passes.reshape_editor import Editor, Rule
-from graphopt.passes.shape_values import simplify_shape_values
-from graphopt.passes.slice_chains import merge_slices, slice_before_split, slice_of_concat
+from graphopt.passes.movement.cast_chains import merge_casts
+from graphopt.passes.movement.concat_chains import simplify_concat
+from graphopt.passes.movement.editor import Editor, Rule
+from graphopt.passes.movement.expand_chains import drop_expand, merge_expands, merge_tiles
+from graphopt.passes.movement.gather_chains import part_of_shape, select_by_mask, simplify_gather, unsqueezed_gather
+from graphopt.passes.movement.reduced_axes import keep_reduced_axes, squeeze_before_transpose
+from graphopt.passes.movement.reshape_chains import merge_reshapes, move_over_elementwise
+from graphopt.passes.movement.shape_values import simplify_shape_values
+from graphopt.passes.movement.slice_chains import merge_slices, slice_before_split, slice_of_concat
 
 _RESHAPING: tuple[Rule, ...] = (merge_reshapes, unsqueezed_gather, keep_reduced_axes, move_over_elementwise)
 RULES: Mapping[str, tuple[Rule, ...]] = {

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graphopt import runtime
 from graphopt.graph import import_graph
-from graphopt.passes.moved_constants import moved
+from graphopt.passes.constants.moved_constants import moved
 
 
 def _one_node(op: str, source: np.ndarray, second: list[int] | None = None, **attributes: object) -> onnx.ModelProto:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphopt.passes import symbolic_sizes as sizes
-from graphopt.passes.symbolic_sizes import Open, Size, symbol
+from graphopt.passes.sizes import symbolic as sizes
+from graphopt.passes.sizes.symbolic import Open, Size, symbol
 
 NAMES = ("N", "H", "W")
 

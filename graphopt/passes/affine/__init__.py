@@ -1,0 +1,1 @@
+"""Chains of scales and shifts, and the linear operators that take them up."""

@@ -1,0 +1,1 @@
+"""What depends on no input: where it is, and its values."""

@@ -1,0 +1,1 @@
+"""Convolutions that can be computed as one."""

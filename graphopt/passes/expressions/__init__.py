@@ -1,0 +1,1 @@
+"""When two nodes compute the same."""

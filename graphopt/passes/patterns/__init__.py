@@ -1,0 +1,1 @@
+"""Operators recognised in the pieces that exporters write them in."""

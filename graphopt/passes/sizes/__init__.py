@@ -1,0 +1,1 @@
+"""Sizes that a graph computes, as numbers and as formulas."""

@@ -1,0 +1,1 @@
+"""Subgraphs put in the place of the nodes that hold them."""
