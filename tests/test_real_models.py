@@ -108,7 +108,7 @@ FEW = {
     "parallel branches": 2,
     "dynamic padding": 4,
     "activations in pieces": 7,
-    "attention": 23,
+    "attention": 24,
     "control flow": 2,
 }
 
