@@ -803,3 +803,11 @@ def test_a_gelu_that_is_written_out_stays_whole() -> None:
       a = MatMul(x, w)  d = Div(a, root)  e = Erf(d)  p = Add(e, one)  m = Mul(a, p)  h = Mul(m, half)
       y = MatMul(h, v) }""")
     assert ops(apply(FoldBatchNorm(), proto).after) == ops(proto)
+
+
+def test_the_bias_before_a_gelu_is_no_part_of_it() -> None:
+    proto = model("""g (float[N,4,3,3] x) => (float[N,4,3,3] y)
+      <float[4,4,1,1] w, float[1,4,1,1] bias, float root = {1.4142135}, float one = {1}, float half = {0.5}> {
+      c = Conv(x, w)  a = Add(c, bias)  d = Div(a, root)  e = Erf(d)  p = Add(e, one)  m = Mul(a, p)
+      y = Mul(m, half) }""")
+    assert ops(apply(FoldBatchNorm(), proto).after) == ["Conv", "Div", "Erf", "Add", "Mul", "Mul"]

@@ -124,6 +124,8 @@ def _is_part_of_gelu(node: gs.Node) -> bool:
         for producer in tensor.inputs:
             if producer.op in _GELU_GATES or (producer.op == "Mul" and any(map(_is_gate, producer.inputs))):
                 return True
+    if node.op not in {"Mul", "Div"} or not any(isinstance(t, gs.Constant) and not t.shape for t in node.inputs):
+        return False  # a bias, or the scale of a normalization, is no part of it
     readers = node.outputs[0].outputs[:3]
     return any(
         reader.op in _GELU_GATES or (reader.op == "Mul" and any(map(_is_gate, reader.inputs))) for reader in readers
