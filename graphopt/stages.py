@@ -21,7 +21,7 @@ from graphopt.exact import PROPAGATED, Outcome, run_exact
 from graphopt.graph import verify
 from graphopt.graph.cost import Costs, ModelCost, cost
 from graphopt.passes.base import ApproximatePass, Candidate, Context, Declined, ExactPass, Pass, PassReport
-from graphopt.report.schema import Stage, Status
+from graphopt.report.schema import NOTHING_TO_DO, Stage, Status
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class StageRunner:
 
     def _exact_stage(self, outcome: Outcome, after: ModelCost) -> Stage:
         status: Status = "rolled_back" if outcome.failure else "applied"
-        reason = outcome.failure or ("" if outcome.report.changes else "nothing to do")
+        reason = outcome.failure or ("" if outcome.report.changes else NOTHING_TO_DO)
         return _stage(outcome.name, status, reason, after, outcome.seconds, report=outcome.report)
 
     def approximate(

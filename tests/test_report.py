@@ -165,3 +165,12 @@ def test_sizes_are_readable() -> None:
     assert [readable_count(count) for count in (64, 9999, 10_000, 80_100_000, 4_100_000_000)] == [
         *("64", "9,999", "10.0 k", "80.1 M", "4.1 G"),
     ]
+
+
+def test_passes_that_found_nothing_share_one_line(tmp_path: Path) -> None:
+    idle = replace(REPORT.stages[0], name="fuse_gemm", reason="nothing to do", changes=0)
+    report = replace(REPORT, stages=(*REPORT.stages, idle))
+    write_report(report, tmp_path / "report.md")
+    for text in (str(report), (tmp_path / "report.md").read_text(encoding="utf-8")):
+        (line,) = [line for line in text.splitlines() if "fuse_gemm" in line]
+        assert line.lower().startswith("nothing to do: fuse_gemm")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from graphopt.report.schema import AccuracyFacts, LatencyFacts, ModelFacts, Report, Stage
+from graphopt.report.schema import NOTHING_TO_DO, AccuracyFacts, LatencyFacts, ModelFacts, Report, Stage
 
 # Places left alone that are shown for one pass; the JSON report has all of them.
 SHOWN_PER_PASS = 5
@@ -69,6 +69,18 @@ def comparison(report: Report) -> list[Row]:
 def stage_rows(report: Report) -> list[tuple[str, str, str, str]]:
     """Return (pass, outcome, changes, what happened) for each stage."""
     return [(stage.name, OUTCOMES[stage.status], str(stage.changes or ""), _remark(stage)) for stage in report.stages]
+
+
+def idle_stages(report: Report) -> list[str]:
+    """Return the names of the passes that found nothing to do, which only fill a table."""
+    return [stage.name for stage in report.stages if stage.reason == NOTHING_TO_DO]
+
+
+def busy_rows(report: Report) -> list[tuple[str, str, str, str]]:
+    """Return the rows of all other stages; all of them where none did anything."""
+    rows = stage_rows(report)
+    busy = [row for row, stage in zip(rows, report.stages, strict=True) if stage.reason != NOTHING_TO_DO]
+    return busy or rows
 
 
 def environment_rows(report: Report) -> list[tuple[str, object]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from graphopt.report.figures import comparison, environment_rows, headline, left_alone, stage_rows
+from graphopt.report.figures import busy_rows, comparison, environment_rows, headline, idle_stages, left_alone
 from graphopt.report.schema import Report
 
 
@@ -20,7 +20,11 @@ def _lines(report: Report) -> Iterator[str]:
     yield ""
     yield "## Passes"
     yield ""
-    yield from _table(["pass", "outcome", "changes", "remark"], stage_rows(report))
+    yield from _table(["pass", "outcome", "changes", "remark"], busy_rows(report))
+    idle = idle_stages(report)
+    if idle and len(idle) < len(report.stages):
+        yield ""
+        yield f"Nothing to do: {_safe(', '.join(idle))}."
     for group in left_alone(report):
         yield ""
         yield f"Left alone by {_safe(group.stage)}:"

@@ -10,6 +10,9 @@ from typing import Any, Literal, TypeAlias
 
 SCHEMA = "graphopt.report/1"
 
+# The reason of an exact stage that changed nothing.
+NOTHING_TO_DO = "nothing to do"
+
 Status: TypeAlias = Literal["applied", "backed_off", "rolled_back", "skipped"]
 Interval: TypeAlias = tuple[float, float]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from io import StringIO
 from typing import TYPE_CHECKING
 
-from graphopt.report.figures import comparison, headline, left_alone, stage_rows
+from graphopt.report.figures import busy_rows, comparison, headline, idle_stages, left_alone
 from graphopt.report.schema import Report
 
 if TYPE_CHECKING:
@@ -27,7 +27,11 @@ def as_text(report: Report, width: int = WIDTH) -> str:
     console.print()
     console.print(_table(["", "before", "after", "change"], [list(vars(row).values()) for row in comparison(report)]))
     console.print()
-    console.print(_table(["pass", "outcome", "changes", ""], [list(row) for row in stage_rows(report)]))
+    console.print(_table(["pass", "outcome", "changes", ""], [list(row) for row in busy_rows(report)]))
+    idle = idle_stages(report)
+    if idle and len(idle) < len(report.stages):
+        console.print()
+        console.print(f"nothing to do: {', '.join(idle)}", markup=False)
     for group in left_alone(report):
         console.print()
         console.print(f"{group.stage} left alone:", markup=False)
