@@ -182,7 +182,7 @@ def run(
         PassError: an approximate pass failed, or all of several exact ones.
     """
     from graphopt.data import assemble, open_data, preprocess_of
-    from graphopt.exact import run_exact
+    from graphopt.exact import paused_collector, run_exact
     from graphopt.model import read
     from graphopt.passes.base import Context
     from graphopt.runtime import input_specs
@@ -191,7 +191,8 @@ def run(
 
     profile = load_target(target)
     chosen = _chosen(profile, passes, (), options)
-    proto = read(model).proto
+    with paused_collector():
+        proto = read(model).proto
     specs, how = input_specs(proto), preprocess_of(proto)
     parts = assemble(calibration_data=data, opener=lambda source: open_data(source, specs, preprocess=how), seed=seed)
     for one in chosen:
