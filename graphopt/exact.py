@@ -52,7 +52,7 @@ class Outcome:
 
 # Nodes and tensors refer to each other, so the weights of those that went are freed by the collector only; in graphs of
 # more nodes weights are small, and a walk over all objects dear.
-COLLECTED_NODES = 20_000
+COLLECTED_NODES = 5_000
 
 Check = Callable[[onnx.ModelProto, onnx.ModelProto], str | None]
 Observe = Callable[[onnx.ModelProto], Any] | None

@@ -15,7 +15,7 @@ def walk(graph: gs.Graph) -> Iterator[gs.Graph]:
     while pending:
         current = pending.pop()
         yield current
-        found = [value for node in current.nodes for value in node.attrs.values() if isinstance(value, gs.Graph)]
+        found = [v for node in current.nodes if node.attrs for v in node.attrs.values() if isinstance(v, gs.Graph)]
         pending.extend(reversed(found))
 
 
