@@ -19,7 +19,16 @@ from typing import Any
 import onnx
 
 from graphopt.errors import DataError, ModelError, UsageError
-from graphopt.graph import WorkGraph, export_graph, forget_types, import_graph, remove_unused, toposort, verify
+from graphopt.graph import (
+    WorkGraph,
+    dismantle,
+    export_graph,
+    forget_types,
+    import_graph,
+    remove_unused,
+    toposort,
+    verify,
+)
 from graphopt.passes.base import Context, ExactPass, PassReport, Preparing, Skip
 
 log = logging.getLogger(__name__)
@@ -186,9 +195,9 @@ def _together(
         idle = [-1] * len(passes) if state == before else idle
         if len(work.gs.nodes) <= COLLECTED_NODES:
             gc.collect(1)  # everything made since the collector was stopped is in the youngest generation
-    if state == 0:
-        return model
-    return _written(work)
+    written = model if state == 0 else _written(work)
+    dismantle(work.gs)
+    return written
 
 
 def _one_at_a_time(

@@ -25,6 +25,7 @@ from graphopt.graph.index import (
     take_over,
     variable,
 )
+from graphopt.graph.making import dismantle
 from graphopt.graph.order import detach, reads_of, remove_unused, subgraphs_of, toposort, walk
 from graphopt.graph.shapes import TensorType, forget_types, infer_again, infer_shapes, infer_types, types_of
 from graphopt.graph.spare import spare_bytes
@@ -53,6 +54,7 @@ __all__ = [
     "constant",
     "consumers",
     "detach",
+    "dismantle",
     "drop_node",
     "dtype_of",
     "export_graph",

@@ -70,3 +70,22 @@ def _synchronized(owner: gs.Node | gs.Tensor, field: str) -> SynchronizedList:
     made: SynchronizedList = SynchronizedList.__new__(SynchronizedList)
     made.__dict__.update(parent_obj=owner, field_name=field)
     return made
+
+
+def dismantle(root: gs.Graph) -> None:
+    """Take a graph that is needed no more apart, so that it is freed at once.
+
+    Nodes, tensors and their lists all refer to each other: Python's collector would have to walk over millions of
+    objects to find that out, a quarter of the time spent on a graph of 100,000 nodes.
+    """
+    pending = [root]
+    while pending:
+        graph = pending.pop()
+        for node in graph.nodes:
+            if node.attrs:
+                pending.extend(value for value in node.attrs.values() if isinstance(value, gs.Graph))
+            tensors = [*node.inputs, *node.outputs]
+            node.__dict__.clear()
+            for tensor in tensors:
+                tensor.__dict__.clear()
+        graph.nodes.clear()
