@@ -19,6 +19,7 @@ import onnx
 import onnx.defs
 
 from graphopt.model.functions import FunctionKey, function_key
+from graphopt.model.skeleton import copy_field
 
 _A = onnx.AttributeProto
 _ALIASES = {"ai.onnx": ""}
@@ -268,11 +269,5 @@ def _names_in(graph: onnx.GraphProto) -> set[str]:
 def _copy(source: Any, target: Any, leave_out: set[str]) -> None:
     """Copy every set field of one message into an empty one, but those named."""
     for descriptor, value in source.ListFields():
-        if descriptor.name in leave_out:
-            continue
-        if descriptor.is_repeated:
-            getattr(target, descriptor.name).extend(value)
-        elif descriptor.message_type is not None:
-            getattr(target, descriptor.name).CopyFrom(value)
-        else:
-            setattr(target, descriptor.name, value)
+        if descriptor.name not in leave_out:
+            copy_field(target, descriptor.name, value)

@@ -31,20 +31,20 @@ def copy_model(model: onnx.ModelProto, replace: Replace) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     for field, value in model.ListFields():
         if field.name not in ("graph", "functions", "training_info"):
-            _copy_field(copy, field.name, value)
+            copy_field(copy, field.name, value)
     pending: list[tuple[_Body, _Body]] = [(model.graph, copy.graph)]
     pending += [(function, copy.functions.add()) for function in model.functions]
     for info in model.training_info:
         copied = copy.training_info.add()
         for field, value in info.ListFields():
             if field.name not in ("initialization", "algorithm"):
-                _copy_field(copied, field.name, value)
+                copy_field(copied, field.name, value)
         pending += [(info.initialization, copied.initialization), (info.algorithm, copied.algorithm)]
     while pending:
         source, target = pending.pop()
         for field, value in source.ListFields():
             if field.name not in ("initializer", "node"):
-                _copy_field(target, field.name, value)
+                copy_field(target, field.name, value)
         if isinstance(source, onnx.GraphProto) and isinstance(target, onnx.GraphProto):
             for tensor in source.initializer:
                 target.initializer.add().CopyFrom(replace(tensor) or tensor)
@@ -66,7 +66,7 @@ def _copy_node(
     pending = []
     for field, value in source.ListFields():
         if field.name != "attribute":
-            _copy_field(target, field.name, value)
+            copy_field(target, field.name, value)
     for attribute in source.attribute:
         kind = attribute.type
         if kind not in (AttributeProto.GRAPH, AttributeProto.GRAPHS, AttributeProto.TENSOR):
@@ -76,7 +76,7 @@ def _copy_node(
         skipped = {AttributeProto.GRAPH: "g", AttributeProto.GRAPHS: "graphs", AttributeProto.TENSOR: "t"}[kind]
         for field, value in attribute.ListFields():
             if field.name != skipped:
-                _copy_field(copied, field.name, value)
+                copy_field(copied, field.name, value)
         if kind == AttributeProto.TENSOR and attribute.HasField("t"):
             copied.t.CopyFrom(replace(attribute.t) or attribute.t)
         elif kind == AttributeProto.GRAPH and attribute.HasField("g"):
@@ -92,7 +92,7 @@ def external_reference(tensor: onnx.TensorProto, **entries: object) -> onnx.Tens
     reference = onnx.TensorProto(data_location=onnx.TensorProto.EXTERNAL)
     for field, value in tensor.ListFields():
         if field.name in ("name", "data_type", "dims", "doc_string", "metadata_props"):
-            _copy_field(reference, field.name, value)
+            copy_field(reference, field.name, value)
     for key, value in entries.items():
         reference.external_data.add(key=key, value=str(value))
     return reference
@@ -123,7 +123,7 @@ def _without_elements(tensor: onnx.TensorProto) -> onnx.TensorProto:
     return onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0])
 
 
-def _copy_field(target: object, name: str, value: object) -> None:
+def copy_field(target: object, name: str, value: object) -> None:
     """Copy one protobuf field: scalar, message, or repeated."""
     present = getattr(target, name)
     if hasattr(present, "MergeFrom"):  # a message or a repeated field, neither of which can be assigned
