@@ -1,0 +1,10 @@
+"""Which channels of a network depend on each other, and how to cut them out.
+
+``dependency_groups`` finds what can be cut and why the rest cannot; ``cut`` cuts, and ``mask`` makes the original with
+the same channels zeroed, which must answer the same. ``select`` chooses channels by scores so that grouped convolutions
+stay whole.
+"""
+
+from graphopt.channels.groups import Balance, Cut, Dependencies, Fixed, Group, Member, Selection, TensorAxis
+
+__all__ = ["Balance", "Cut", "Dependencies", "Fixed", "Group", "Member", "Selection", "TensorAxis"]
