@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import inf
 
 import onnx
 
@@ -14,6 +15,7 @@ from graphopt.decisions import Decisions, Measured, comparison_key
 from graphopt.errors import UnsupportedModelError
 from graphopt.graph.cost import Costs
 from graphopt.model.content import content_hash
+from graphopt.passes.base import Goals
 from graphopt.report.schema import AccuracyFacts, LatencyFacts
 from graphopt.stages import Trial
 from graphopt.validation import Accuracy, Gates, Reference, bench, evaluate, measure, verdict
@@ -121,7 +123,7 @@ class DataJudge:
             return f"there are no samples to judge it by: {HOW_TO_GIVE}, or allow it with --allow-unvalidated"
         return None
 
-    def trial(self, candidate: onnx.ModelProto, current: onnx.ModelProto) -> Trial:
+    def trial(self, candidate: onnx.ModelProto, current: onnx.ModelProto, *, faster: bool) -> Trial:
         """Judge a candidate: accuracy against the original, speed against the model without it."""
         metric = None
         if self._selection is not None:
@@ -130,9 +132,30 @@ class DataJudge:
             if not accuracy.passed:
                 return Trial(accuracy.reason, metric)
         speed = self._speed(current, candidate)
-        if speed.speedup < 1:
+        if (speed.speedup if faster else speed.high) < 1:
             return Trial(f"{_times(speed.speedup)} as fast as the model without it", metric, speed.optimized_ms)
         return Trial(None, metric, speed.optimized_ms)
+
+    def goals(self, to_threshold: bool = False) -> Goals:
+        """What the user asked for, and the means to measure it on what choices may be made on.
+
+        ``to_threshold``: whether passes go on until the accuracy asked for is reached where no budget is set.
+        """
+        return Goals(
+            max_drop=self.gates.max_drop,
+            max_macs=self.gates.max_macs,
+            min_speedup=self.gates.min_speedup,
+            to_threshold=to_threshold,
+            original_macs=self.costs.of(self.original).macs,
+            drop=self._drop if self.parts.selection is not None else None,
+            speedup=lambda model: self._speed(self.original, model).speedup,
+        )
+
+    def _drop(self, model: onnx.ModelProto) -> float:
+        reference = self._selection
+        assert reference is not None, "asked for only where there are selection samples"
+        found = self._accuracy(reference, model)
+        return found.drop if found.passed or found.drop > self.gates.max_drop else inf
 
     def verdict(self, model: onnx.ModelProto) -> str | None:
         """Look at the evaluation samples and say which gates the model does not hold; None: it holds all."""

@@ -146,6 +146,9 @@ def optimize(
             selection=parts.selection.feeds if parts.selection else None,
             seed=seed,
             threads=threads,
+            jobs=jobs,
+            goals=judge.goals(to_threshold=passes is not None),
+            shapes=judge.shapes,
             progress=judge.progress,
         )
         attempt = search(loaded.proto, chosen, StageRunner(context, judge, judge.costs))

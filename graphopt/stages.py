@@ -60,8 +60,11 @@ class Judge(Protocol):
     def why_unjudged(self, needs: frozenset[str]) -> str | None:
         """Say why an approximate pass cannot be run or judged (no data, say); None: it can."""
 
-    def trial(self, candidate: onnx.ModelProto, current: onnx.ModelProto) -> Trial:
-        """Judge a candidate: accuracy against the original, speed against the model without it."""
+    def trial(self, candidate: onnx.ModelProto, current: onnx.ModelProto, *, faster: bool) -> Trial:
+        """Judge a candidate: accuracy against the original, speed against the model without it.
+
+        ``faster``: whether it must be faster to hold, or only not slower beyond what the clock can tell.
+        """
 
     def verdict(self, model: onnx.ModelProto) -> str | None:
         """Look at the evaluation samples and say why the model does not hold the gates; None: it does."""
@@ -149,7 +152,7 @@ class StageRunner:
                     break
                 last = candidate.report
                 verify(candidate.model)
-                trial = self.judge.trial(candidate.model, current)
+                trial = self.judge.trial(candidate.model, current, faster=candidate.faster)
             except Declined as declined:
                 if refusals:
                     refusals.append(str(declined))

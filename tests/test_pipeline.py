@@ -124,7 +124,7 @@ class FakeJudge:
     def why_unjudged(self, needs: frozenset[str]) -> str | None:
         return self.unjudged
 
-    def trial(self, candidate: onnx.ModelProto, current: onnx.ModelProto) -> Trial:
+    def trial(self, candidate: onnx.ModelProto, current: onnx.ModelProto, *, faster: bool) -> Trial:
         label = candidate.graph.name.rpartition("/")[2]
         self.tried.append(label)
         return Trial(self.trials.get(label), metric=0.9, latency_ms=1.5)

@@ -52,6 +52,29 @@ class PassReport:
 
 
 @dataclass(frozen=True)
+class Goals:
+    """What the user asked for, for passes that choose how far to go.
+
+    Attributes:
+        max_drop: most that the metric may fall, absolute.
+        max_macs: multiply-adds to reach, as a share of the original's; None: no such budget.
+        min_speedup: speed-up over the original to reach; 1 asks for nothing.
+        to_threshold: where no budget is set, go on until ``max_drop`` is reached. So when the user named the passes.
+        original_macs: multiply-adds of the original; None where they are not known.
+        drop: by how much the metric of a model falls, on the selection samples; None where there are none.
+        speedup: how many times as fast as the original a model is, measured; None where nothing is measured.
+    """
+
+    max_drop: float = 0.01
+    max_macs: float | None = None
+    min_speedup: float = 1.0
+    to_threshold: bool = False
+    original_macs: int | None = None
+    drop: Callable[[onnx.ModelProto], float] | None = None
+    speedup: Callable[[onnx.ModelProto], float] | None = None
+
+
+@dataclass(frozen=True)
 class Context:
     """What a pass may use beside the graph.
 
@@ -62,6 +85,9 @@ class Context:
         selection: samples for choices (sensitivity, back-off), disjoint from ``calibration``; None likewise.
         seed: seed of everything random.
         threads: intra-op threads that latency is judged at.
+        jobs: intra-op threads for work that is not timed.
+        goals: what the user asked for.
+        shapes: shapes of the inputs, by name, where the model leaves them open and the user said which.
         progress: called with (what, done, total); total 0 when unknown.
     """
 
@@ -70,6 +96,9 @@ class Context:
     selection: Iterable[Feed] | None = None
     seed: int = 0
     threads: int = 1
+    jobs: int = 1
+    goals: Goals = field(default_factory=Goals)
+    shapes: Mapping[str, tuple[int, ...]] | None = None
     progress: Callable[[str, int, int], None] = lambda what, done, total: None
 
 
@@ -81,11 +110,13 @@ class Candidate:
         model: the whole model, valid on its own.
         report: what was done to reach it.
         label: a few words that tell this candidate from its siblings, e.g. ``'all int8'``.
+        faster: whether it is meant to be faster; one that is smaller only must not be slower.
     """
 
     model: onnx.ModelProto
     report: PassReport
     label: str = ""
+    faster: bool = True
 
 
 class Declined(Exception):  # noqa: N818 (not an error: the pass has nothing to offer here)
@@ -145,6 +176,7 @@ __all__ = [
     "Declined",
     "ExactPass",
     "Feed",
+    "Goals",
     "Pass",
     "PassReport",
     "Preparing",
