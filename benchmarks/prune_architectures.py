@@ -73,6 +73,9 @@ OWN_SHAPES = {
     "own_siamese": (6, 32, 32),
 }
 
+# The smallest of torchvision's own has 86 million parameters.
+VIT = {"patch_size": 16, "num_layers": 6, "num_heads": 6, "hidden_dim": 192, "mlp_dim": 768}
+
 ARCHITECTURES: tuple[Architecture, ...] = (
     *(Architecture(name, "own", OWN_SHAPES.get(name, (3, 64, 64)), (), True) for name in OWN.split()),
     *_vision("resnet18 mobilenet_v2 mobilenet_v3_small shufflenet_v2_x1_0 efficientnet_b0 densenet121", dynamo=True),
@@ -80,10 +83,10 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *_vision("resnet34 resnet50 wide_resnet50_2 mobilenet_v3_large mnasnet0_5 shufflenet_v2_x0_5"),
     *_vision("shufflenet_v2_x1_5 shufflenet_v2_x2_0 efficientnet_b1 efficientnet_b2 efficientnet_v2_s densenet169"),
     *_vision("regnet_x_800mf regnet_x_1_6gf regnet_y_800mf regnet_y_1_6gf squeezenet1_0 vgg11_bn vgg16_bn swin_t"),
-    *_vision("vgg11 googlenet", dynamo=True),
+    *_vision("googlenet", dynamo=True),
     *_vision("inception_v3", 96),
     *_vision("alexnet", 96),
-    *_vision("vit_b_16", 64, dynamo=True, image_size=64),
+    *_vision("vit_small_16", dynamo=True, image_size=64, **VIT),
     *_vision("maxvit_t", 64, input_size=(64, 64), partition_size=2),
     *_vision("resnet18_groupnorm", dynamo=True),
     *(
@@ -156,6 +159,8 @@ def _made(architecture: Architecture) -> "nn.Module":
         name = "resnet18"
     if name in {"googlenet", "inception_v3"}:
         options |= {"init_weights": False, "aux_logits": False}
+    if name == "vit_small_16":
+        return torchvision.models.VisionTransformer(num_classes=CLASSES, **options)
     vision: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=CLASSES, **options)
     return vision
 
