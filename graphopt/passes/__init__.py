@@ -7,6 +7,7 @@ One pass a file, in this folder; what it is made of lies in a room beside it:
 - ``constants``, ``sizes``: what is computed from nothing, and from sizes (fold_constants, simplify_reshapes)
 - ``expressions``, ``movement``, ``no_ops``: equal nodes, moved data, nodes that do nothing
 - ``patterns``: activations and normalizations in pieces
+- ``sparse_weights``: magnitude pruning (prune_weights)
 """
 
 from graphopt.passes.base import Pass
@@ -23,6 +24,7 @@ from graphopt.passes.fuse_normalization import FuseNormalization
 from graphopt.passes.fuse_padding import FusePadding
 from graphopt.passes.inline import Inline
 from graphopt.passes.merge_convolutions import MergeConvolutions
+from graphopt.passes.prune_weights import PruneWeights
 from graphopt.passes.quantize_int8 import QuantizeInt8
 from graphopt.passes.raise_opset import RaiseOpset
 from graphopt.passes.simplify_reshapes import SimplifyReshapes
@@ -41,6 +43,7 @@ PASSES: dict[str, type[Pass]] = {
     "fuse_padding": FusePadding,
     "inline": Inline,
     "merge_convolutions": MergeConvolutions,
+    "prune_weights": PruneWeights,
     "quantize_int8": QuantizeInt8,
     "raise_opset": RaiseOpset,
     "simplify_reshapes": SimplifyReshapes,
