@@ -6,5 +6,17 @@ stay whole.
 """
 
 from graphopt.channels.groups import Balance, Cut, Dependencies, Fixed, Group, Member, Selection, TensorAxis
+from graphopt.channels.select import random_selection, select
 
-__all__ = ["Balance", "Cut", "Dependencies", "Fixed", "Group", "Member", "Selection", "TensorAxis"]
+__all__ = [
+    "Balance",
+    "Cut",
+    "Dependencies",
+    "Fixed",
+    "Group",
+    "Member",
+    "Selection",
+    "TensorAxis",
+    "random_selection",
+    "select",
+]

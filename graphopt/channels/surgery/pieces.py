@@ -1,0 +1,174 @@
+"""Operators that take parts of a tensor or put parts beside it: Split, Slice, Gather, Pad; shuffles as one Gather."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphopt.channels.groups import Indices
+from graphopt.channels.surgery.narrowing import Surgery, integers
+from graphopt.channels.trace import Regather
+from graphopt.graph import add_node, constant, replace_uses, set_output, sole_producer, values_of, variable
+
+_LAST = np.iinfo(np.int64).max
+
+
+def narrow_split(surgery: Surgery, node: gs.Node) -> None:
+    """Tell a Split the sizes of its parts, unless equal parts stay equal parts."""
+    data = node.inputs[0]
+    axis = _axis(surgery, data, int(node.attrs.get("axis", 0)))
+    if surgery.kept(data, axis) is None:
+        return
+    sizes = [surgery.size(part, axis) for part in node.outputs]
+    told = "split" in node.attrs or (len(node.inputs) > 1 and not node.inputs[1].is_empty())
+    if not told and "num_outputs" not in node.attrs and len(set(sizes)) == 1:
+        return
+    node.attrs.pop("num_outputs", None)
+    if surgery.opset < 13:
+        node.attrs["split"] = sizes
+    else:
+        surgery.put(node, 1, integers(sizes))
+
+
+def narrow_slice(surgery: Surgery, node: gs.Node) -> None:
+    """Move the bounds of a Slice; where what remains is not evenly spaced, a Gather takes over that axis."""
+    data, result = node.inputs[0], node.outputs[0]
+    starts, ends, axes, steps = _slice_arguments(surgery, node)
+    uneven: dict[int, Indices] = {}
+    for number, axis in enumerate(axes):
+        kept = surgery.kept(data, axis)
+        if kept is None:
+            continue
+        size, step = surgery.shape(data)[axis], steps[number]
+        source = np.arange(size)[slice(*_clamped(starts[number], ends[number], step, size))]
+        wanted = surgery.places(data, axis)[source[surgery.remaining(result, axis)]]
+        spacing = int(wanted[1] - wanted[0]) if len(wanted) > 1 else 1
+        even = bool((np.diff(wanted) == spacing).all()) and spacing != 0
+        if not even or (spacing != 1 and surgery.opset < 10):
+            uneven[axis] = wanted
+            starts[number], ends[number], steps[number] = 0, _LAST, 1
+            continue
+        stop = int(wanted[-1]) + (1 if spacing > 0 else -1)
+        starts[number], steps[number] = int(wanted[0]), spacing
+        # A Slice that ran to the end may go on doing so.
+        through = stop >= len(kept) and ends[number] > size
+        ends[number] = stop if stop >= 0 else -_LAST
+        ends[number] = _LAST if through else ends[number]
+    _put_slice(surgery, node, starts, ends, axes, steps)
+    for axis, wanted in uneven.items():
+        _gather_after(surgery, node, axis, wanted)
+
+
+def _clamped(start: int, end: int, step: int, size: int) -> tuple[int, int | None, int]:
+    """Bounds as Python's slices take them; ONNX clamps an end before the first to before it, not to the last."""
+    start = start + size if start < 0 else start
+    end = end + size if end < 0 else end
+    if step > 0:
+        return min(max(start, 0), size), min(max(end, 0), size), step
+    start, end = min(max(start, 0), size - 1), min(max(end, -1), size - 1)
+    return start, None if end < 0 else end, step
+
+
+def _slice_arguments(surgery: Surgery, node: gs.Node) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Starts, ends, axes and steps."""
+    data = node.inputs[0]
+    if surgery.opset < 10:
+        starts, ends = [int(v) for v in node.attrs["starts"]], [int(v) for v in node.attrs["ends"]]
+        given = node.attrs.get("axes") or range(len(starts))
+        return starts, ends, [_axis(surgery, data, int(axis)) for axis in given], [1] * len(starts)
+    starts, ends = [int(v) for v in surgery.values(node, 1)], [int(v) for v in surgery.values(node, 2)]
+    axes = _optional(surgery, node, 3, list(range(len(starts))))
+    return starts, ends, [_axis(surgery, data, axis) for axis in axes], _optional(surgery, node, 4, [1] * len(starts))
+
+
+def _optional(surgery: Surgery, node: gs.Node, slot: int, default: list[int]) -> list[int]:
+    if slot >= len(node.inputs) or node.inputs[slot].is_empty():
+        return default
+    return [int(value) for value in surgery.values(node, slot)]
+
+
+def _put_slice(
+    surgery: Surgery, node: gs.Node, starts: list[int], ends: list[int], axes: list[int], steps: list[int]
+) -> None:
+    if surgery.opset < 10:
+        node.attrs["starts"], node.attrs["ends"] = starts, ends
+        return
+    dtype = surgery.values(node, 1).dtype
+    for slot, values in ((1, starts), (2, ends)):
+        _put_if_new(surgery, node, slot, integers(values))
+    if any(step != 1 for step in steps) or (len(node.inputs) > 4 and not node.inputs[4].is_empty()):
+        if len(node.inputs) < 4 or node.inputs[3].is_empty():
+            surgery.put(node, 3, np.asarray(axes, dtype=dtype))
+        _put_if_new(surgery, node, 4, np.asarray(steps, dtype=dtype))
+
+
+def _put_if_new(surgery: Surgery, node: gs.Node, slot: int, values: Indices) -> None:
+    old = values_of(node.inputs[slot]) if slot < len(node.inputs) else None
+    if old is None or not np.array_equal(old, values):
+        surgery.put(node, slot, values if old is None else values.astype(old.dtype))
+
+
+def _gather_after(surgery: Surgery, node: gs.Node, axis: int, wanted: Indices) -> None:
+    index, result = surgery.index, node.outputs[0]
+    between = variable(index, result.name)
+    set_output(index, node, 0, between)
+    picked = constant(index, f"{result.name}_channels", wanted)
+    add_node(index, "Gather", [between, picked], [result], {"axis": axis}, prefix=f"{result.name}_channels")
+
+
+def narrow_gather(surgery: Surgery, node: gs.Node) -> None:
+    """Renumber the indices of a Gather, without those of channels that go."""
+    data, result = node.inputs[0], node.outputs[0]
+    axis = _axis(surgery, data, int(node.attrs.get("axis", 0)))
+    if surgery.kept(data, axis) is None:
+        return
+    indices = surgery.values(node, 1)
+    picked = np.where(indices < 0, indices + surgery.shape(data)[axis], indices)
+    for own in range(indices.ndim):
+        kept = surgery.kept(result, axis + own)
+        if kept is not None:
+            picked = np.take(picked, kept, axis=own)
+    _put_if_new(surgery, node, 1, surgery.places(data, axis)[picked])
+
+
+def narrow_pad(surgery: Surgery, node: gs.Node) -> None:
+    """Pad only what remains of the padding; a negative pad crops what remains of what it cropped."""
+    data, result = node.inputs[0], node.outputs[0]
+    rank = len(surgery.shape(data))
+    by_input = len(node.inputs) > 1
+    name = "pads" if "pads" in node.attrs else "paddings"
+    pads = [int(value) for value in (surgery.values(node, 1) if by_input else node.attrs[name])]
+    axes = [_axis(surgery, data, axis) for axis in _optional(surgery, node, 3, list(range(rank)))]
+    for number, axis in enumerate(axes):
+        if surgery.kept(data, axis) is None and surgery.kept(result, axis) is None:
+            continue
+        size, behind = surgery.shape(data)[axis], number + len(axes)
+        inputs, outputs = surgery.remaining(data, axis), surgery.remaining(result, axis)
+        before, after = pads[number], pads[behind]
+        pads[number] = int((outputs < before).sum()) - int((inputs < -before).sum())
+        pads[behind] = int((outputs >= before + size).sum()) - int((inputs >= size + after).sum())
+    if by_input:
+        surgery.put(node, 1, integers(pads))
+    else:
+        node.attrs[name] = pads
+
+
+def regather(surgery: Surgery, tensor: gs.Tensor, moved: Regather) -> None:
+    """Write data movement that ends in ``tensor`` as one Gather, or as nothing where the order is the same."""
+    index, source, axis = surgery.index, moved.source, moved.axis
+    kept = surgery.remaining(tensor, axis)
+    wanted = surgery.places(source, axis)[moved.order[kept]]
+    producer = sole_producer(tensor)
+    if producer is None:
+        return
+    slot = next(slot for slot, other in enumerate(producer.outputs) if other is tensor)
+    if np.array_equal(wanted, np.arange(surgery.size(source, axis))) and not index.is_output(tensor):
+        replace_uses(index, tensor, source)
+        return
+    set_output(index, producer, slot, variable(index, tensor.name))
+    picked = constant(index, f"{tensor.name}_channels", wanted)
+    add_node(index, "Gather", [source, picked], [tensor], {"axis": axis}, prefix=f"{tensor.name}_channels")
+
+
+def _axis(surgery: Surgery, tensor: gs.Tensor, axis: int) -> int:
+    return axis % len(surgery.shape(tensor))

@@ -1,0 +1,156 @@
+"""Operators that are told the shape of their result: Reshape, Expand, Tile, Resize, Upsample, ConstantOfShape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphopt.channels.surgery.narrowing import Surgery, integers
+from graphopt.graph import add_node, constant, is_op, set_input, sole_producer, values_of, variable
+
+
+def narrow_reshape(surgery: Surgery, node: gs.Node) -> None:
+    """Ask for the sizes that remain; -1 and a 0 that copies such a size stay."""
+    data, result = node.inputs[0], node.outputs[0]
+    after = surgery.shape(result)
+    if len(node.inputs) < 2:
+        _narrow_shape_attribute(surgery, node)
+        return
+    target = values_of(node.inputs[1])
+    copies = not node.attrs.get("allowzero", 0)
+    wanted: dict[int, int] = {}
+    for axis in range(len(after)):
+        size = surgery.size(result, axis)
+        entry = None if target is None else int(target[axis])
+        if entry == 0 and copies:
+            if surgery.size(data, axis) != size:
+                wanted[axis] = size
+        elif entry not in {None, -1, size} or (entry is None and size != after[axis]):
+            wanted[axis] = size
+    put_sizes(surgery, node, 1, wanted)
+
+
+def _narrow_shape_attribute(surgery: Surgery, node: gs.Node) -> None:
+    target = list(node.attrs.get("shape", []))
+    for axis in range(len(target)):
+        size = surgery.size(node.outputs[0], axis)
+        if target[axis] > 0 or (target[axis] == 0 and surgery.size(node.inputs[0], axis) != size):
+            target[axis] = size
+    node.attrs["shape"] = target
+
+
+def narrow_expand(surgery: Surgery, node: gs.Node) -> None:
+    """Expand takes the larger of what it is given and what it is told: along axes that become narrower it is told 1."""
+    result = node.outputs[0]
+    length = surgery.shape(node.inputs[1])[0]
+    first = len(surgery.shape(result)) - length
+    wanted = {axis - first: _told(surgery, node, axis) for axis in surgery.narrowing.of(result) if axis >= first}
+    put_sizes(surgery, node, 1, wanted)
+
+
+def _told(surgery: Surgery, node: gs.Node, axis: int) -> int:
+    data, result = node.inputs[0], node.outputs[0]
+    own = axis - len(surgery.shape(result)) + len(surgery.shape(data))
+    return 1 if own >= 0 and surgery.size(data, own) == surgery.size(result, axis) else surgery.size(result, axis)
+
+
+def narrow_shape_input(slot: int, surgery: Surgery, node: gs.Node) -> None:
+    """Tell an operator that is told the whole shape of its result what remains of it."""
+    if slot >= len(node.inputs) or node.inputs[slot].is_empty():
+        return
+    result = node.outputs[0]
+    axes = [axis % len(surgery.shape(result)) for axis in node.attrs.get("axes", [])]
+    axes = axes or list(range(len(surgery.shape(result))))
+    kept = surgery.narrowing.of(result)
+    put_sizes(surgery, node, slot, {axes.index(axis): len(kept[axis]) for axis in kept if axis in axes})
+
+
+def put_sizes(surgery: Surgery, node: gs.Node, slot: int, wanted: Mapping[int, int]) -> None:
+    """Let a node read a shape in which some entries have other values; those that come out right already stay."""
+    if not wanted:
+        return
+    given = node.inputs[slot]
+    values = values_of(given)
+    if values is not None:
+        changed = np.array(values, dtype=np.int64)
+        for position, size in wanted.items():
+            changed[position] = size
+        if not np.array_equal(changed, values):
+            surgery.put(node, slot, changed)
+        return
+    wrong = {place: size for place, size in wanted.items() if not _comes_out(surgery, given, place, size)}
+    if wrong:
+        set_input(surgery.index, node, slot, _corrected(surgery, given, wrong))
+
+
+def _comes_out(surgery: Surgery, tensor: gs.Tensor, position: int, size: int) -> bool:
+    """Whether an entry of a computed shape is read off a tensor that will have that size."""
+    while True:
+        node = sole_producer(tensor)
+        if node is None:
+            return False
+        if is_op(node, "Shape"):
+            source = node.inputs[0]
+            return surgery.size(source, position + _first(node, len(surgery.shape(source)))) == size
+        if is_op(node, "Cast", "Unsqueeze", "Squeeze", "Identity", "Reshape"):
+            if len(surgery.trace.shapes.get(id(tensor), (0,))) > 1:
+                return False
+            tensor = node.inputs[0]
+        elif is_op(node, "Concat"):
+            lengths = [surgery.shape(piece)[0] for piece in node.inputs]
+            piece = int(np.searchsorted(np.cumsum(lengths), position, side="right"))
+            tensor, position = node.inputs[piece], position - sum(lengths[:piece])
+            values = values_of(tensor)
+            if values is not None:
+                return int(values[position]) == size
+        elif is_op(node, "Gather") and (picked := values_of(node.inputs[1])) is not None and picked.ndim < 2:
+            index = int(picked.reshape(-1)[position])
+            tensor = node.inputs[0]
+            position = index % surgery.shape(tensor)[0]
+        elif is_op(node, "Slice") and (start := _slice_start(node)) is not None:
+            tensor = node.inputs[0]
+            position += start % surgery.shape(tensor)[0]
+        else:
+            return False
+
+
+def _first(node: gs.Node, rank: int) -> int:
+    """The first axis that a Shape node tells the size of."""
+    start = int(node.attrs.get("start", 0))
+    return max(0, start + rank) if start < 0 else min(start, rank)
+
+
+def _slice_start(node: gs.Node) -> int | None:
+    """Where a Slice of a vector starts; None where that is not constant or it takes steps."""
+    if len(node.inputs) == 1:
+        return int(node.attrs["starts"][0])
+    starts = values_of(node.inputs[1])
+    steps = values_of(node.inputs[4]) if len(node.inputs) > 4 else np.ones(1)
+    return None if starts is None or steps is None or steps[0] != 1 else int(starts[0])
+
+
+def _corrected(surgery: Surgery, given: gs.Tensor, wanted: Mapping[int, int]) -> gs.Tensor:
+    """A computed shape with some entries replaced: in the Concat that makes it, or by arithmetic."""
+    index = surgery.index
+    producer = sole_producer(given)
+    if (
+        producer is not None
+        and is_op(producer, "Concat")
+        and all(surgery.shape(piece) == (1,) for piece in producer.inputs)
+    ):
+        pieces = list(producer.inputs)
+        for position, size in wanted.items():
+            pieces[position] = constant(index, f"{given.name}_size", integers([size]))
+        joined = variable(index, given.name, given)
+        add_node(index, "Concat", pieces, [joined], {"axis": 0}, prefix=joined.name)
+        return joined
+    length = surgery.shape(given)[0]
+    stays, sizes = np.ones(length, dtype=np.int64), np.zeros(length, dtype=np.int64)
+    for position, size in wanted.items():
+        stays[position], sizes[position] = 0, size
+    masked, result = variable(index, given.name, given), variable(index, given.name, given)
+    add_node(index, "Mul", [given, constant(index, f"{given.name}_stays", stays)], [masked], prefix=masked.name)
+    add_node(index, "Add", [masked, constant(index, f"{given.name}_sizes", sizes)], [result], prefix=result.name)
+    return result
