@@ -1,0 +1,1 @@
+"""Filter pruning's choices: which channels matter least, how many of each group to keep, and what that saves."""

@@ -1,0 +1,192 @@
+"""Second moments of what layers read, and with them what a layer loses with its inputs.
+
+Moments stream over samples: memory does not grow with them. Layers whose rows are too long for a whole Gram matrix
+keep one over channels and one over taps, whose Kronecker product stands for it (as in K-FAC, arXiv 1503.05671).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from graphopt import runtime
+from graphopt.calibration.collect import shapes, with_outputs
+from graphopt.channels import Dependencies
+from graphopt.passes.pruning.readers import Reader, Weights, matrix, rows
+
+Feed = Mapping[str, npt.NDArray[Any]]
+Floats = npt.NDArray[Any]
+
+# Longest rows (taps times channels) of which the whole Gram matrix is kept.
+LONGEST = 1152
+# Rows drawn for each unknown, and least and most rows of a layer in all.
+ROWS_EACH, LEAST_ROWS, MOST_ROWS = 8, 4096, 16384
+# Ridge on the Gram matrix, relative to its mean diagonal.
+RIDGE = 1e-3
+# Activations and Gram matrices that one sweep over the samples may hold.
+SWEEP_BYTES = 96 << 20
+GRAM_BYTES = 384 << 20
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What was learned of the rows that one layer reads.
+
+    Attributes:
+        reader: the layer.
+        inverse: inverse of their covariance with a ridge, [blocks, d, d]; d: taps * channels (tap first), or channels
+            where ``taps`` is given.
+        taps: second moments over taps, their mean diagonal 1, [taps, taps]; None where ``inverse`` holds all.
+        mean: mean row, [blocks, taps, channels].
+        power: mean square of each element of a row, [blocks, taps, channels].
+        energy: power of the layer's output about its mean, summed over outputs weighed by ``scale``.
+        scale: what one unit of each output is worth behind it (a BatchNormalization's factor), [blocks, outputs].
+    """
+
+    reader: Reader
+    inverse: Floats
+    taps: Floats | None
+    mean: Floats
+    power: Floats
+    energy: float
+    scale: Floats
+
+
+def collect_moments(
+    dependencies: Dependencies,
+    readers: Sequence[Reader],
+    feeds: Iterable[Feed],
+    *,
+    threads: int = 1,
+    seed: int = 0,
+) -> dict[str, Moments]:
+    """Run samples through the model and keep the moments of what ``readers`` read, by name of the reader."""
+    weights = Weights(dependencies.model)
+    result: dict[str, Moments] = {}
+    listed = list(feeds)
+    if not listed or not readers:
+        return result
+    sizes = shapes(dependencies.model, [reader.tensor for reader in readers], listed[0], threads)
+    inputs = {value.name for value in dependencies.model.graph.input}
+    for sweep in _sweeps(readers, sizes, weights):
+        names = [name for name in dict.fromkeys(reader.tensor for reader in sweep) if name not in inputs]
+        opened = runtime.session(with_outputs(dependencies.model, names), threads=threads) if names else None
+        sums = [_Sum(reader, weights, len(listed), seed) for reader in sweep]
+        for feed in listed:
+            found = dict(feed) if opened is None else {**feed, **runtime.run(opened, feed, names)}
+            for each in sums:
+                each.add(found[each.reader.tensor])
+        result |= {each.reader.name: each.moments(dependencies.model) for each in sums}
+    return {reader.name: result[reader.name] for reader in readers}
+
+
+def _sweeps(
+    readers: Sequence[Reader], sizes: Mapping[str, tuple[int, ...]], weights: Weights
+) -> Iterator[list[Reader]]:
+    """Readers in lots that fit in memory together."""
+    lot: list[Reader] = []
+    tensors: set[str] = set()
+    held = grams = 0
+    for reader in readers:
+        size = 0 if reader.tensor in tensors else 4 * int(np.prod(sizes[reader.tensor]))
+        gram = 8 * _Sum.elements(reader, weights)
+        if lot and (held + size > SWEEP_BYTES or grams + gram > GRAM_BYTES):
+            yield lot
+            lot, tensors, held, grams = [], set(), 0, 0
+            size = 4 * int(np.prod(sizes[reader.tensor]))
+        lot.append(reader)
+        tensors.add(reader.tensor)
+        held, grams = held + size, grams + gram
+    if lot:
+        yield lot
+
+
+class _Sum:
+    """Running sums of one reader."""
+
+    def __init__(self, reader: Reader, weights: Weights, samples: int, seed: int) -> None:
+        self.reader = reader
+        self.weight = matrix(reader, weights[reader.weight])
+        self.shape = weights.shape(reader.weight) or ()
+        blocks, taps, channels, _ = self.weight.shape
+        self.whole = taps * channels <= LONGEST
+        size = taps * channels if self.whole else channels
+        wanted = min(max(ROWS_EACH * size, LEAST_ROWS), MOST_ROWS)
+        self.each = -(-wanted // samples)
+        self.rng = np.random.default_rng([seed, *reader.name.encode()])
+        self.count = 0
+        self.total = np.zeros((blocks, taps, channels))
+        self.square = np.zeros((blocks, taps, channels))
+        self.gram = np.zeros((blocks, size, size))
+        self.taps = np.zeros((taps, taps))
+
+    @staticmethod
+    def elements(reader: Reader, weights: Weights) -> int:
+        """Elements of the Gram matrix that the reader's moments need."""
+        shape = weights.shape(reader.weight) or ()
+        blocks, taps, channels, _ = matrix(reader, np.broadcast_to(np.float32(0), shape)).shape
+        size = taps * channels if taps * channels <= LONGEST else channels
+        return int(blocks * size * size)
+
+    def add(self, values: Floats) -> None:
+        drawn = rows(self.reader, values, self.shape, self.each, self.rng)
+        blocks, count, taps, _ = drawn.shape
+        if count == 0:
+            return
+        drawn = np.ascontiguousarray(drawn, dtype=np.float32)
+        self.count += count
+        self.total += drawn.sum(axis=1, dtype=np.float64)
+        self.square += np.square(drawn).sum(axis=1, dtype=np.float64)
+        flat = drawn.reshape(blocks, -1, self.gram.shape[-1])
+        self.gram += flat.transpose(0, 2, 1) @ flat
+        if not self.whole:
+            along = drawn.transpose(0, 1, 3, 2).reshape(-1, taps)
+            self.taps += along.T @ along
+
+    def moments(self, model: onnx.ModelProto) -> Moments:
+        blocks, taps, channels, outputs = self.weight.shape
+        scale = _scale(model, self.reader).reshape(blocks, -1)
+        scale = np.resize(scale, (blocks, outputs)) if scale.size in (1, blocks) else scale
+        mean = self.total / self.count
+        weight = self.weight.astype(np.float64) * scale[:, None, None, :]
+        kron: Floats | None = None
+        if self.whole:
+            flat_mean = mean.reshape(blocks, -1)
+            cov = self.gram / self.count - flat_mean[:, :, None] * flat_mean[:, None, :]
+            flat = weight.reshape(blocks, -1, outputs)
+            energy = float(np.sum((cov @ flat) * flat))
+        else:
+            count = self.count * taps
+            middle = mean.mean(axis=1)
+            cov = self.gram / count - middle[:, :, None] * middle[:, None, :]
+            kron = self.taps / (self.count * blocks * channels) - float(np.mean(np.square(middle)))
+            kron = kron / max(float(np.trace(kron)) / taps, 1e-30)
+            spread = np.einsum("st,gtco->gsco", kron, weight, optimize=True)
+            energy = float(sum(np.sum((cov @ weight[:, tap]) * spread[:, tap]) for tap in range(taps)))
+        ridge = RIDGE * np.trace(cov, axis1=1, axis2=2) / cov.shape[-1] + 1e-12
+        inverse = np.linalg.inv(cov + ridge[:, None, None] * np.eye(cov.shape[-1]))
+        return Moments(
+            self.reader, inverse.astype(np.float32), kron, mean, self.square / self.count, max(energy, 0.0), scale
+        )
+
+
+def _scale(model: onnx.ModelProto, reader: Reader) -> Floats:
+    """Factors of a BatchNormalization right behind the layer; [1] where there is none."""
+    users = [node for node in model.graph.node if reader.name in node.input]
+    if reader.form in ("window", "scatter") and len(users) == 1 and users[0].op_type == "BatchNormalization":
+        weights = Weights(model)
+        names = (users[0].input[1], users[0].input[4])
+        if all(weights.shape(name) is not None for name in names):
+            epsilon = next((each.f for each in users[0].attribute if each.name == "epsilon"), 1e-5)
+            factor, variance = (weights[name].astype(np.float64) for name in names)
+            scaled = factor / np.sqrt(variance + epsilon)
+            if reader.form == "scatter":
+                shape = weights.shape(reader.weight) or ()
+                scaled = np.repeat(scaled, int(np.prod(shape[2:])))
+            return np.asarray(scaled)
+    return np.ones(1)

@@ -1,0 +1,170 @@
+"""Which groups to cut how far: a nested path of plans, each step the least predicted noise for what it saves.
+
+The savings of one step depend on the others, for a convolution costs the product of its two sides; they are computed
+anew when a step comes up. They only shrink along the path, so the step at the top of a heap whose ratio is up to date
+is the best of all (lazy greedy; Minoux 1978).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from graphopt.channels import Dependencies
+from graphopt.passes.pruning.alignment import Ladder
+from graphopt.passes.pruning.curves import Curve
+from graphopt.passes.pruning.times import Costs
+
+# What a step is paid in: multiply-adds, predicted time, or both alike (the mean of the two shares).
+Price: TypeAlias = Literal["macs", "latency", "both"]
+Scope: TypeAlias = Literal["global", "uniform"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One plan of the path.
+
+    Attributes:
+        kept: channels that each group keeps, by number of the group; groups left whole are left out.
+        macs: multiply-adds as a share of the whole model's.
+        time: predicted time as a share of the whole model's.
+        noise: predicted noise-to-signal power at the outputs.
+    """
+
+    kept: Mapping[int, int]
+    macs: float
+    time: float
+    noise: float
+
+
+@dataclass(frozen=True)
+class Path:
+    """Plans from the whole model to the smallest, each a cut of the one before.
+
+    Attributes:
+        steps: the plans; the first removes nothing.
+    """
+
+    steps: tuple[Step, ...]
+
+    def at(self, *, macs: float | None = None, speedup: float | None = None, noise: float | None = None) -> Step:
+        """The first plan that is within every budget given; the last where none is.
+
+        Args:
+            macs: share of the multiply-adds that may remain.
+            speedup: predicted speed-up to reach.
+            noise: predicted noise that the plan must have reached (for steps of about equal damage).
+        """
+        for step in self.steps:
+            if macs is not None and step.macs > macs:
+                continue
+            if speedup is not None and step.time * speedup > 1:
+                continue
+            if noise is not None and step.noise < noise:
+                continue
+            return step
+        return self.steps[-1]
+
+
+def plan_path(
+    dependencies: Dependencies,
+    curves: Mapping[int, Curve],
+    costs: Costs,
+    ladders: Sequence[Ladder],
+    *,
+    price: Price = "both",
+    scope: Scope = "global",
+) -> Path:
+    """Find the path.
+
+    Args:
+        dependencies: groups of the model.
+        curves: predicted noise by group; groups without a curve are left whole.
+        costs: what layers cost.
+        ladders: counts that groups may keep.
+        price: what counts as saved.
+        scope: "global": cut where it costs least; "uniform": the same share of every group.
+    """
+    usable = [ladder for ladder in ladders if all(number in curves for number in ladder.groups)]
+    walk = _Walk(dependencies, curves, costs, price)
+    if scope == "uniform":
+        return walk.uniform(usable)
+    return walk.greedy(usable)
+
+
+class _Walk:
+    def __init__(self, dependencies: Dependencies, curves: Mapping[int, Curve], costs: Costs, price: Price) -> None:
+        self.dependencies = dependencies
+        self.curves = curves
+        self.costs = costs
+        self.removed = [0] * len(dependencies)
+        self.full_macs = max(costs.macs(self.removed), 1.0)
+        self.full_time = max(costs.time(self.removed), 1.0)
+        self.now = (self.full_macs, self.full_time)
+        self.shares = {"macs": (1.0, 0.0), "latency": (0.0, 1.0), "both": (0.5, 0.5)}[price]
+        self.steps = [Step({}, 1.0, 1.0, 0.0)]
+
+    def greedy(self, ladders: Sequence[Ladder]) -> Path:
+        places = [0] * len(ladders)
+        heap: list[tuple[float, int, int, int]] = []
+
+        def push(number: int) -> None:
+            found = self._best(ladders[number], places[number])
+            if found is not None:
+                heapq.heappush(heap, (found[0], number, found[1], len(self.steps)))
+
+        for number in range(len(ladders)):
+            push(number)
+        while heap:
+            _, number, target, when = heapq.heappop(heap)
+            if when != len(self.steps):
+                push(number)
+                continue
+            self._take(ladders[number], int(ladders[number].counts[target]))
+            places[number] = target
+            push(number)
+        return Path(tuple(self.steps))
+
+    def uniform(self, ladders: Sequence[Ladder]) -> Path:
+        moves = [
+            (float(count / ladder.counts[0]), number, int(count))
+            for number, ladder in enumerate(ladders)
+            for count in ladder.counts[1:]
+        ]
+        for _, number, count in sorted(moves, key=lambda move: (-move[0], move[1])):
+            self._take(ladders[number], count)
+        return Path(tuple(self.steps))
+
+    def _best(self, ladder: Ladder, place: int) -> tuple[float, int] | None:
+        """Least noise for what is saved over all further counts of a ladder, and the count's place; None: no more."""
+        further = ladder.counts[place + 1 :]
+        noise = np.array([self._noise(ladder, int(count)) for count in further])
+        further = further[: len(noise)]
+        if len(further) == 0:
+            return None
+        more = ladder.counts[0] - further
+        macs, time = self.costs.saved(self.removed, ladder.groups, more)
+        saved = self.shares[0] * macs / self.full_macs + self.shares[1] * time / self.full_time
+        added = np.maximum(noise - self._noise(ladder, int(ladder.counts[place])), 1e-12)
+        ratio = np.where((saved > 0) & np.isfinite(added), added / np.maximum(saved, 1e-30), np.inf)
+        best = int(np.argmin(ratio))
+        return None if not np.isfinite(ratio[best]) else (float(ratio[best]), place + 1 + best)
+
+    def _noise(self, ladder: Ladder, count: int) -> float:
+        lost = int(ladder.counts[0]) - count
+        return sum(self.curves[number].at(self.dependencies[number].size - lost) for number in ladder.groups)
+
+    def _take(self, ladder: Ladder, count: int) -> None:
+        lost = int(ladder.counts[0]) - count
+        noise = self._noise(ladder, count) - self._noise(ladder, int(ladder.counts[0]) - self.removed[ladder.groups[0]])
+        macs, time = self.costs.saved(self.removed, ladder.groups, np.array([lost]))
+        self.now = (self.now[0] - float(macs[0]), self.now[1] - float(time[0]))
+        for number in ladder.groups:
+            self.removed[number] = lost
+        kept = {n: self.dependencies[n].size - count for n, count in enumerate(self.removed) if count}
+        last = self.steps[-1]
+        self.steps.append(Step(kept, self.now[0] / self.full_macs, self.now[1] / self.full_time, last.noise + noise))
