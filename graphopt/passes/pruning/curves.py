@@ -32,9 +32,7 @@ class Curve:
         return float(self.noise[removed]) if removed < len(self.noise) else float("inf")
 
     def scores(self) -> npt.NDArray[np.float64]:
-        """A score for each channel, [size]: sorting by it gives the order, channels never given up last."""
-        scores = np.full(self.size, np.inf)
-        scores[self.order] = np.arange(1, len(self.order) + 1)
-        left = np.flatnonzero(np.isinf(scores))
-        scores[left] = np.arange(len(self.order) + 1, self.size + 1)
+        """A score for each channel, [size]: the noise when it goes; channels never given up come last."""
+        scores = np.full(self.size, np.nextafter(self.noise[-1] * 2, np.inf))
+        scores[self.order] = self.noise[1:]
         return scores

@@ -212,11 +212,10 @@ def matrix(reader: Reader, weight: Floats) -> Floats:
         out, inside = weight.shape[:2]
         taps = prod(weight.shape[2:])
         split = weight.reshape(reader.blocks, out // reader.blocks, inside, taps)
-        return split.transpose(0, 3, 2, 1)
+        return np.asarray(split.transpose(0, 3, 2, 1))
     if reader.form == "scatter":
         return weight.reshape(reader.blocks, 1, weight.shape[0] // reader.blocks, -1)
-    turned = attribute(reader.node, "transB", 0) if reader.node.op_type == "Gemm" else reader.form == "left"
-    plain = weight.T if turned else weight
+    plain = weight.T if _turned(reader) else weight
     if reader.bundles is None:
         return plain[None, None]
     return plain[reader.bundles].transpose(1, 0, 2)[None]
@@ -232,7 +231,14 @@ def unmatrix(reader: Reader, values: Floats, shape: Sequence[int]) -> Floats:
     if reader.bundles is not None:
         plain = np.empty((reader.bundles.size, values.shape[-1]), values.dtype)
         plain[reader.bundles] = values[0].transpose(1, 0, 2)
-    return plain.reshape(shape) if plain.shape == tuple(shape) else plain.T.reshape(shape)
+    return np.asarray(plain.T if _turned(reader) else plain)
+
+
+def _turned(reader: Reader) -> bool:
+    """Whether a matrix product's weight is stored [outputs, channels]."""
+    if reader.node.op_type == "Gemm":
+        return attribute(reader.node, "transB", 0) == 1
+    return reader.form == "left"
 
 
 def rows(reader: Reader, values: Floats, weight_shape: Sequence[int], count: int, rng: np.random.Generator) -> Floats:
