@@ -5,6 +5,7 @@ the same channels zeroed, which must answer the same. ``select`` chooses channel
 stay whole.
 """
 
+from graphopt.channels.finding import dependency_groups
 from graphopt.channels.groups import Balance, Cut, Dependencies, Fixed, Group, Member, Selection, TensorAxis
 from graphopt.channels.select import random_selection, select
 
@@ -17,6 +18,7 @@ __all__ = [
     "Member",
     "Selection",
     "TensorAxis",
+    "dependency_groups",
     "random_selection",
     "select",
 ]

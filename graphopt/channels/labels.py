@@ -17,33 +17,41 @@ Field: TypeAlias = npt.NDArray[np.int64]
 
 
 class Labels:
-    """Union-find over labels."""
+    """Union-find over labels, on whole arrays at a time."""
 
     def __init__(self) -> None:
-        self._parent: list[int] = [0]
+        self._parent: Field = np.zeros(1024, dtype=np.int64)
+        self._count = 1
         self._reason: dict[int, str] = {}
 
     def new(self, count: int) -> Field:
         """Make ``count`` labels, [count]."""
-        first = len(self._parent)
-        self._parent.extend(range(first, first + count))
-        return np.arange(first, first + count, dtype=np.int64)
+        first, self._count = self._count, self._count + count
+        if self._count > len(self._parent):
+            grown = np.zeros(2 * self._count, dtype=np.int64)
+            grown[:first] = self._parent[:first]
+            self._parent = grown
+        made = np.arange(first, self._count, dtype=np.int64)
+        self._parent[first : self._count] = made
+        return made
 
     def find(self, label: int) -> int:
         """The class of a label, named by its smallest member."""
-        parent = self._parent
-        root = label
-        while parent[root] != root:
-            root = parent[root]
-        while parent[label] != root:
-            parent[label], label = root, parent[label]
+        root = int(self._parent[label])
+        while root != label:
+            label, root = root, int(self._parent[root])
         return root
 
     def classes(self, field: Field) -> Field:
         """The class of every label of an array."""
-        values, places = np.unique(field, return_inverse=True)
-        roots = np.array([self.find(int(value)) for value in values], dtype=np.int64)
-        return np.asarray(roots[places].reshape(field.shape))
+        roots = self._parent[field]
+        while True:
+            above = self._parent[roots]
+            if np.array_equal(above, roots):
+                break
+            roots = self._parent[above]
+        self._parent[field] = roots
+        return np.asarray(roots)
 
     def couple(self, one: Field, other: Field, why: str) -> bool:
         """Couple labels element by element, after broadcasting; coupling with label 0 pins, for the reason ``why``.
@@ -51,41 +59,59 @@ class Labels:
         Returns:
             whether any two classes were merged or pinned.
         """
-        pairs = np.stack([part.reshape(-1) for part in np.broadcast_arrays(one, other)], axis=1)
-        changed = False
-        for first, second in np.unique(pairs, axis=0):
-            changed |= self._merge(int(first), int(second), why)
-        return changed
-
-    def _merge(self, one: int, other: int, why: str) -> bool:
-        one, other = self.find(one), self.find(other)
-        if one == other:
+        if one is other:
             return False
-        low, high = min(one, other), max(one, other)
-        if low == 0:
-            return self._pin(high, why)
-        self._parent[high] = low
-        if high in self._reason:
-            self._reason.setdefault(low, self._reason.pop(high))
-        return True
+        changed = False
+        first, second = (part.reshape(-1) for part in np.broadcast_arrays(one, other))
+        while True:
+            first, second = self.classes(first), self.classes(second)
+            apart = first != second
+            if not apart.any():
+                return changed
+            low, high = np.minimum(first[apart], second[apart]), np.maximum(first[apart], second[apart])
+            nobody = low == 0
+            if nobody.any():
+                changed |= self._pin(high[nobody], why)
+                low, high = low[~nobody], high[~nobody]
+            if not low.size:
+                return changed
+            self._merge(low, high)
+            changed = True
+            first, second = low, high
+
+    def _merge(self, low: Field, high: Field) -> None:
+        """Hang roots ``high`` below roots ``low``; where one is to go below several, the smallest takes it."""
+        order = np.argsort(-low, kind="stable")
+        self._parent[high[order]] = low[order]
+        if not self._reason:
+            return
+        for root in np.unique(high).tolist():
+            if root in self._reason:
+                self._reason.setdefault(int(self._parent[root]), self._reason.pop(root))
 
     def pin(self, field: Field, why: str) -> bool:
         """Forbid that any of these labels is cut; the first reason is kept."""
-        changed = False
-        for label in np.unique(field):
-            root = self.find(int(label))
-            changed |= root != 0 and self._pin(root, why)
-        return changed
+        return self._pin(self.classes(field.reshape(-1)), why)
 
-    def _pin(self, root: int, why: str) -> bool:
-        if root in self._reason:
-            return False
-        self._reason[root] = why
-        return True
+    def _pin(self, roots: Field, why: str) -> bool:
+        before = len(self._reason)
+        for root in np.unique(roots).tolist():
+            if root:
+                self._reason.setdefault(root, why)
+        return len(self._reason) > before
 
     def reason(self, label: int) -> str | None:
         """Why a label cannot be cut; None: it can."""
         return "it belongs to no filter" if label == 0 else self._reason.get(self.find(label))
 
+    def free(self, field: Field) -> Field:
+        """The class of every label of an array that can be cut, 0 for the others."""
+        found = self.classes(field)
+        if self._reason:
+            pinned = np.zeros(self._count, dtype=bool)
+            pinned[list(self._reason)] = True
+            found = np.where(pinned[found], 0, found)
+        return found
+
     def __len__(self) -> int:
-        return len(self._parent)
+        return self._count

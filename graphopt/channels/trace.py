@@ -21,8 +21,12 @@ class ParameterUse:
         node: the node that reads it.
         input: which of its inputs.
         axis: axis of the constant, counted from the first.
-        labels: one label for each index along ``axis``, [size]; all labels of one index are coupled.
+        labels: one label for each index along ``axis``, [size]; all labels of one index are coupled. A grouped
+            convolution's weight has more: each of its blocks of filters reads channels of its own, so that label
+            ``n`` stands for slice ``n % size`` of block ``n // size`` (likewise for what a grouped ConvTranspose
+            writes).
         role: what the constant is to the channels.
+        layer: the layer that it is a parameter of; not ``node`` where that only unpacks it (DequantizeLinear, Cast).
     """
 
     node: gs.Node
@@ -30,6 +34,7 @@ class ParameterUse:
     axis: int
     labels: Field
     role: Role
+    layer: gs.Node | None = None
 
 
 @dataclass(frozen=True)

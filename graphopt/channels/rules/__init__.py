@@ -1,0 +1,47 @@
+"""What each operator does to labels: a table from its name to a rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+import onnx_graphsurgeon as gs
+
+from graphopt.channels.rules import elementwise, linear, movement, pooling
+from graphopt.channels.tracer import Tracer
+
+Rule: TypeAlias = Callable[[Tracer, gs.Node], None]
+
+_UNARY = (*elementwise.KEEPS_ZERO, *elementwise.LOSES_ZERO)
+_SEVERAL = (*elementwise.ADDS, *elementwise.MULTIPLIES, *elementwise.DIVIDES, *elementwise.MIXES, "Where")
+_REDUCTIONS = (
+    "ArgMax", "ArgMin", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean",
+    "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare",
+)  # fmt: skip
+
+RULES: Mapping[str, Rule] = {
+    **dict.fromkeys(_UNARY, elementwise.unary),
+    **dict.fromkeys(_SEVERAL, elementwise.several),
+    **dict.fromkeys(("AveragePool", "MaxPool", "LpPool"), pooling.spatial),
+    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"), pooling.spatial),
+    **dict.fromkeys(("Resize", "Upsample"), pooling.resize),
+    **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax", "CumSum", "TopK", "LpNormalization"), pooling.one_axis),
+    **dict.fromkeys(("BatchNormalization", "InstanceNormalization"), pooling.batch_normalization),
+    **dict.fromkeys(_REDUCTIONS, pooling.reduce),
+    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), movement.reshape),
+    "Clip": elementwise.clip,
+    "Concat": movement.concatenate,
+    "Conv": linear.convolution,
+    "ConvTranspose": linear.transposed_convolution,
+    "DepthToSpace": movement.depth_to_space,
+    "Expand": movement.expand,
+    "Gather": movement.gather,
+    "Gemm": linear.gemm,
+    "MatMul": linear.matmul,
+    "Pad": movement.pad,
+    "Slice": movement.slices,
+    "SpaceToDepth": movement.space_to_depth,
+    "Split": movement.split,
+    "Tile": movement.tile,
+    "Transpose": movement.transpose,
+}
