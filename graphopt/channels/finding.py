@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import networkx as nx
@@ -51,7 +51,7 @@ def dependency_groups(model: ModelSource, shapes: Mapping[str, Sequence[int]] | 
     """
     proto = load(model)
     trace = trace_graph(import_graph(proto).gs, shapes)
-    return dependencies_of(trace, proto)
+    return replace(dependencies_of(trace, proto), shapes=shapes)
 
 
 def group_classes(trace: Trace) -> list[Indices]:

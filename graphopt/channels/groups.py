@@ -148,6 +148,7 @@ class Dependencies:
             operator that makes them as attribute ``why``.
         share: share of convolution (and of all Conv/Gemm/MatMul) parameters that lie in groups: ``{"convolution": ...,
             "all": ...}``.
+        shapes: the shapes of inputs that were asked for, by name.
     """
 
     model: onnx.ModelProto
@@ -156,6 +157,7 @@ class Dependencies:
     balances: tuple[Balance, ...] = ()
     graph: nx.Graph = field(default_factory=nx.Graph)
     share: Mapping[str, float] = field(default_factory=dict)
+    shapes: Mapping[str, Sequence[int]] | None = None
 
     def __iter__(self) -> Iterator[Group]:
         return iter(self.groups)
