@@ -5,8 +5,10 @@ the same channels zeroed, which must answer the same. ``select`` chooses channel
 stay whole.
 """
 
+from graphopt.channels.cut import cut
 from graphopt.channels.finding import dependency_groups
 from graphopt.channels.groups import Balance, Cut, Dependencies, Fixed, Group, Member, Selection, TensorAxis
+from graphopt.channels.mask import mask
 from graphopt.channels.select import random_selection, select
 
 __all__ = [
@@ -18,7 +20,9 @@ __all__ = [
     "Member",
     "Selection",
     "TensorAxis",
+    "cut",
     "dependency_groups",
+    "mask",
     "random_selection",
     "select",
 ]

@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 from graphopt.channels.groups import Dependencies, Selection
 from graphopt.channels.opening import opened
 from graphopt.channels.surgery.narrowing import Surgery
+from graphopt.channels.surgery.parameters import is_in_blocks
 from graphopt.channels.surgery.weights import groups_of, holder_of, is_blocked
 from graphopt.graph import Index, export_graph, is_op, values_of
 
@@ -47,7 +48,7 @@ def mask(dependencies: Dependencies, selection: Selection) -> onnx.ModelProto:
     surgery = Surgery(Index(table.work.gs), table.trace, table.narrowing)
     for use in table.trace.uses:
         gone = surgery.is_cut(use.labels)
-        if not gone.any() or (is_blocked(use.node) and use.axis == 1):
+        if not gone.any() or is_in_blocks(use):
             continue
         if is_op(use.node, use.node.op) and use.input in _LEFT_ALONE.get(use.node.op, ()):
             continue

@@ -55,7 +55,7 @@ def narrow(trace: Trace, cut: frozenset[int]) -> Narrowing:
                 ragged.add(key)
                 break
             for axis, out in axes.items():
-                removed[axis] = np.logical_or(out, removed.get(axis, out))
+                removed[axis] = out | removed.get(axis, out)
         else:
             kept[key] = {axis: np.flatnonzero(~out) for axis, out in sorted(removed.items())}
     return Narrowing(gone, kept, frozenset(ragged))
@@ -68,7 +68,7 @@ def _removed(mask: npt.NDArray[np.bool_]) -> dict[int, npt.NDArray[np.bool_]] | 
     for axis, size in enumerate(mask.shape):
         if size == 1:
             continue
-        out = mask.all(axis=tuple(other for other in range(mask.ndim) if other != axis))
+        out = np.asarray(mask.all(axis=tuple(other for other in range(mask.ndim) if other != axis)))
         if out.any():
             found[axis] = out
             covered |= np.expand_dims(out, tuple(other for other in range(mask.ndim) if other != axis))

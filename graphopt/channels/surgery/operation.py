@@ -39,8 +39,8 @@ def operate(trace: Trace, narrowing: Narrowing) -> None:
     graph = trace.graph
     index = Index(graph)
     surgery = Surgery(index, trace, narrowing)
-    _write_shuffles(surgery)
-    nodes = [node for node in graph.nodes if _is_touched(surgery, node)]
+    written = _write_shuffles(surgery)
+    nodes = [node for node in graph.nodes if id(node) not in written and _is_touched(surgery, node)]
     for node in nodes:
         if is_convolution(node):
             narrow_convolution(surgery, node)
@@ -55,8 +55,9 @@ def operate(trace: Trace, narrowing: Narrowing) -> None:
     _declare_shapes(surgery)
 
 
-def _write_shuffles(surgery: Surgery) -> None:
-    """Put one Gather in place of each shuffle that becomes narrower; what was in between goes."""
+def _write_shuffles(surgery: Surgery) -> set[int]:
+    """Put one Gather in place of each shuffle that becomes narrower, what was in between goes; return the new nodes."""
+    before = {id(node) for node in surgery.trace.graph.nodes}
     tensors = {id(tensor): tensor for node in surgery.trace.graph.nodes for tensor in node.outputs}
     moved = [key for key in surgery.trace.moved if key in tensors and key in surgery.narrowing.kept]
     for key in moved:
@@ -68,6 +69,7 @@ def _write_shuffles(surgery: Surgery) -> None:
         for tensor in node.outputs:
             if id(tensor) in surgery.narrowing.ragged:
                 raise PassError(f"{described(node)}: cutting these channels leaves no rectangular '{tensor.name}'")
+    return {id(node) for node in surgery.trace.graph.nodes} - before
 
 
 def _is_touched(surgery: Surgery, node: gs.Node) -> bool:

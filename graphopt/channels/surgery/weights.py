@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from graphopt.graph import is_constant, is_op, shape_of, sole_producer
+from graphopt.graph import is_constant, is_op, sole_producer, values_of
 
 _CONVOLUTIONS = ("Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "DeformConv")
 
@@ -35,10 +35,10 @@ def is_depthwise(node: gs.Node) -> bool:
     """Whether each block of a convolution reads one channel."""
     groups = groups_of(node)
     holder, slot = holder_of(node)
-    shape = shape_of(holder.inputs[slot])
-    if groups == 1 or shape is None:
+    weight = values_of(holder.inputs[slot])
+    if groups == 1 or weight is None:
         return False
-    return shape[0] == groups if node.op == "ConvTranspose" else shape[1] == 1
+    return bool(weight.shape[0] == groups) if node.op == "ConvTranspose" else bool(weight.shape[1] == 1)
 
 
 def holder_of(node: gs.Node) -> tuple[gs.Node, int]:
