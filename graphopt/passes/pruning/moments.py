@@ -124,6 +124,7 @@ class _Sum:
         self.square = np.zeros((blocks, taps, channels))
         self.gram = np.zeros((blocks, size, size))
         self.taps = np.zeros((taps, taps))
+        self.waiting: list[Floats] = []
 
     @staticmethod
     def elements(reader: Reader, weights: Weights) -> int:
@@ -134,11 +135,17 @@ class _Sum:
         return int(blocks * size * size)
 
     def add(self, values: Floats) -> None:
+        """Draw rows from one sample. Rows wait until a matrix product over them is worth its while."""
         drawn = rows(self.reader, values, self.shape, self.each, self.rng)
+        self.waiting.append(np.asarray(drawn, dtype=np.float32))
+        if sum(each.shape[1] for each in self.waiting) >= self.gram.shape[-1]:
+            self.flush()
+
+    def flush(self) -> None:
+        """Add the waiting rows to the sums."""
+        drawn = np.ascontiguousarray(np.concatenate(self.waiting, axis=1))
+        self.waiting.clear()
         blocks, count, taps, _ = drawn.shape
-        if count == 0:
-            return
-        drawn = np.ascontiguousarray(drawn, dtype=np.float32)
         self.count += count
         self.total += drawn.sum(axis=1, dtype=np.float64)
         self.square += np.square(drawn).sum(axis=1, dtype=np.float64)
@@ -149,6 +156,9 @@ class _Sum:
             self.taps += along.T @ along
 
     def moments(self, model: onnx.ModelProto) -> Moments:
+        """What the sums say, once all samples were added."""
+        if self.waiting:
+            self.flush()
         blocks, taps, channels, outputs = self.weight.shape
         scale = _scale(model, self.reader).reshape(blocks, -1)
         scale = np.resize(scale, (blocks, outputs)) if scale.size in (1, blocks) else scale
