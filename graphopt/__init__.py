@@ -34,6 +34,7 @@ from graphopt.errors import (
 from graphopt.optimize import optimize, run
 
 if TYPE_CHECKING:
+    from graphopt.channels import Dependencies, cut, dependency_groups
     from graphopt.model import load, save
     from graphopt.passes import PASSES
     from graphopt.report import Report, write_report
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
 # Public name -> module that it is imported from when it is first used.
 _LAZY = {
     "PASSES": "graphopt.passes",
+    "Dependencies": "graphopt.channels",
+    "cut": "graphopt.channels",
+    "dependency_groups": "graphopt.channels",
     "TARGETS": "graphopt.targets",
     "Report": "graphopt.report",
     "Result": "graphopt.result",
@@ -57,6 +61,7 @@ __all__ = [
     "PASSES",
     "TARGETS",
     "DataError",
+    "Dependencies",
     "GateError",
     "GraphoptError",
     "ModelError",
@@ -70,6 +75,8 @@ __all__ = [
     "UnsupportedModelError",
     "UsageError",
     "__version__",
+    "cut",
+    "dependency_groups",
     "load",
     "load_target",
     "optimize",

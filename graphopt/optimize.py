@@ -106,6 +106,7 @@ def optimize(
     from graphopt.validation import Gates, check_metric
 
     profile = load_target(target)
+    named = passes is not None
     if fix_shapes:
         passes, options = _with_fixed_shapes(profile, passes, options, input_shapes)
     chosen = _chosen(profile, passes, skip, options)
@@ -147,7 +148,7 @@ def optimize(
             seed=seed,
             threads=threads,
             jobs=jobs,
-            goals=judge.goals(to_threshold=passes is not None),
+            goals=judge.goals(to_threshold=named),
             shapes=judge.shapes,
             progress=judge.progress,
         )
@@ -186,8 +187,9 @@ def run(
     """
     from graphopt.data import assemble, open_data, preprocess_of
     from graphopt.exact import paused_collector, run_exact
+    from graphopt.graph.cost import cost
     from graphopt.model import read
-    from graphopt.passes.base import Context
+    from graphopt.passes.base import Context, Goals
     from graphopt.runtime import input_specs
     from graphopt.stages import groups, is_approximate, is_exact, run_ungated
     from graphopt.targets import load_target
@@ -201,11 +203,14 @@ def run(
     for one in chosen:
         if "calibration" in getattr(one, "needs", ()) and parts.calibration is None:
             raise UsageError(f"{one.name} calibrates on samples; give data=")
+    shapes = _shapes_of(parts)
     context = Context(
         hardware=profile.hardware,
         calibration=parts.calibration.feeds if parts.calibration else None,
         selection=parts.selection.feeds if parts.selection else None,
         seed=seed,
+        goals=Goals(original_macs=cost(proto, shapes=shapes).macs),
+        shapes=shapes,
     )
     for group in groups(chosen):
         exact = [one for one in group if is_exact(one)]
@@ -269,6 +274,14 @@ def _feeds(model: onnx.ModelProto, parts: Parts, shapes: Shapes | None, seed: in
         first = next(iter(parts.evaluation.feeds))
         fixed = {**{name: array.shape for name, array in first.items()}, **fixed}
     return list(random_feeds(input_specs(model), fixed, seed=seed, count=COMPARED_FEEDS).feeds)
+
+
+def _shapes_of(parts: Parts) -> dict[str, tuple[int, ...]] | None:
+    """Shapes of the inputs in the samples; None without any."""
+    if parts.calibration is None:
+        return None
+    first = next(iter(parts.calibration.feeds), {})
+    return {name: tuple(array.shape) for name, array in first.items()}
 
 
 def _check_positive(**settings: int) -> None:

@@ -17,6 +17,7 @@ from graphopt.cli.terminal import Terminal
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Size of dynamic first axes.")
 @input_shape_option
 @click.option("--top", type=click.IntRange(min=0), default=15, show_default=True, help="Layers to list; JSON has all.")
+@click.option("--groups", is_flag=True, help="List the channels that must be cut together, and what cannot be cut.")
 @json_option
 @common_options
 @click.pass_obj
@@ -30,6 +31,7 @@ def inspect(
     batch: int,
     input_shapes: dict[str, tuple[int, ...]],
     top: int,
+    groups: bool,
     as_json: bool,
 ) -> None:
     """Show parameters, multiply-adds, memory, the work by kind and by layer, and what each pass could do.
@@ -43,5 +45,5 @@ def inspect(
     from graphopt.inspection import inspect as inspect_model
     from graphopt.inspection.text import as_text
 
-    found = inspect_model(model, target=target, runtime=runtime, batch=batch, input_shapes=input_shapes)
+    found = inspect_model(model, target=target, runtime=runtime, batch=batch, input_shapes=input_shapes, groups=groups)
     terminal.result(json.dumps(found.to_dict(), indent=2, ensure_ascii=False) if as_json else as_text(found, top))

@@ -9,8 +9,10 @@ from typing import Any
 
 import onnx
 
+from graphopt.channels import Dependencies, dependency_groups
 from graphopt.errors import UsageError
 from graphopt.graph.cost import ModelCost, cost
+from graphopt.inspection.groups import groups_as_json
 from graphopt.inspection.opportunities import Opportunity, opportunities
 from graphopt.model import LoadedModel, ModelSource, read
 from graphopt.report.schema import ModelFacts, plain
@@ -32,6 +34,7 @@ class Inspection:
         cost: the work by layer and by kind.
         opportunities: what each pass of the target's recipe could do.
         warnings: what the reader should know, one sentence each.
+        dependencies: the groups of channels that can be cut, where they were asked for.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Inspection:
     cost: ModelCost
     opportunities: tuple[Opportunity, ...]
     warnings: tuple[str, ...]
+    dependencies: Dependencies | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the inspection as plain JSON values, schema ``graphopt.inspect/1``.
@@ -61,6 +65,7 @@ class Inspection:
             }
             for layer in self.cost.layers
         ]
+        groups = {} if self.dependencies is None else {"channels": groups_as_json(self.dependencies)}
         return {
             "schema": SCHEMA,
             "model": plain(self.model),
@@ -71,6 +76,7 @@ class Inspection:
             "by_operator": [plain(kind) for kind in self.cost.by_kind()],
             "layers": layers,
             "passes": [plain(opportunity) for opportunity in self.opportunities],
+            **groups,
             "latency": None,
             "warnings": list(self.warnings),
         }
@@ -88,6 +94,7 @@ def inspect(
     runtime: str | None = None,
     batch: int = 1,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
+    groups: bool = False,
 ) -> Inspection:
     """Look at a model's structure; external weights may be absent.
 
@@ -97,6 +104,7 @@ def inspect(
         runtime: a runtime of the target; the latency estimates that it chooses between are not available yet.
         batch: size of dynamic first axes.
         input_shapes: shapes of inputs by name, for other dynamic axes.
+        groups: find the groups of channels that can be cut, too.
 
     Raises:
         ModelError: the model cannot be read or is unsafe.
@@ -118,6 +126,7 @@ def inspect(
         cost=found,
         opportunities=opportunities(loaded.proto, found, profile.recipe),
         warnings=(*loaded.warnings, *_unknown(found)),
+        dependencies=dependency_groups(loaded.proto, input_shapes) if groups else None,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from io import StringIO
 from typing import TYPE_CHECKING
 
+from graphopt.inspection.groups import fixed_rows, group_rows
 from graphopt.report.figures import readable_bytes, readable_count
 from graphopt.runtime import TensorSpec
 
@@ -42,7 +43,16 @@ def as_text(inspection: Inspection, top: int = TOP_LAYERS, width: int = WIDTH) -
     if inspection.opportunities:
         rows_passes = [(o.name, str(o.places or "-"), o.description) for o in inspection.opportunities]
         console.print()
-        console.print(_table(["pass", "places", "what it would find"], rows_passes, words=2))
+        console.print(_table(["pass", "places", "what it would find"], rows_passes, texts=(2,)))
+    if inspection.dependencies is not None:
+        found = inspection.dependencies
+        header = ["channels that go together", "channels", "parameters each", "written by", "read by", ""]
+        console.print()
+        console.print(_table(header, group_rows(found), texts=(3, 4, 5)))
+        console.print(f"in these groups: {100 * found.share['convolution']:.1f} % of the convolutions' parameters")
+        if found.fixed:
+            console.print()
+            console.print(_table(["cannot be cut", "channels", "why"], fixed_rows(found), texts=(2,)))
     for warning in inspection.warnings:
         console.print()
         console.print(f"warning: {warning}", markup=False)
@@ -90,8 +100,8 @@ def _bytes(count: int | None) -> str:
     return "unknown" if count is None else readable_bytes(count)
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], words: int = 0) -> Table:
-    """A table of figures to the right; the first column, operators, kinds and column ``words`` are text."""
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], texts: Sequence[int] = ()) -> Table:
+    """A table of figures to the right; the first column, operators, kinds and the columns ``texts`` are text."""
     from rich.box import Box
     from rich.table import Table
     from rich.text import Text
@@ -100,7 +110,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], words: int = 0)
 
     table = Table(box=Box(RULE_BELOW_HEADER, ascii=True), pad_edge=False, show_edge=False)
     for position, title in enumerate(header):
-        is_text = position == 0 or title in ("operator", "kind") or (words and position == words)
+        is_text = position == 0 or title in ("operator", "kind") or position in texts
         table.add_column(Text(title), justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))

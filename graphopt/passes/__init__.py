@@ -24,6 +24,7 @@ from graphopt.passes.fuse_normalization import FuseNormalization
 from graphopt.passes.fuse_padding import FusePadding
 from graphopt.passes.inline import Inline
 from graphopt.passes.merge_convolutions import MergeConvolutions
+from graphopt.passes.prune_filters import PruneFilters
 from graphopt.passes.prune_weights import PruneWeights
 from graphopt.passes.quantize_int8 import QuantizeInt8
 from graphopt.passes.raise_opset import RaiseOpset
@@ -43,6 +44,7 @@ PASSES: dict[str, type[Pass]] = {
     "fuse_padding": FusePadding,
     "inline": Inline,
     "merge_convolutions": MergeConvolutions,
+    "prune_filters": PruneFilters,
     "prune_weights": PruneWeights,
     "quantize_int8": QuantizeInt8,
     "raise_opset": RaiseOpset,

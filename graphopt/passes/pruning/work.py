@@ -1,0 +1,294 @@
+"""One pruning of one model: what is measured once, and the models that are cut from it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import onnx
+
+from graphopt.channels import Dependencies, cut, dependency_groups, select
+from graphopt.channels.groups import Indices
+from graphopt.data import random_feeds
+from graphopt.errors import UsageError
+from graphopt.graph.cost import cost
+from graphopt.passes.base import Context, Feed
+from graphopt.passes.pruning.alignment import ladders
+from graphopt.passes.pruning.curves import Curve
+from graphopt.passes.pruning.importance import DATA_FREE, Criterion, curves
+from graphopt.passes.pruning.moments import collect_moments
+from graphopt.passes.pruning.plan import Path, Price, Scope, Step, plan_path
+from graphopt.passes.pruning.readers import find_readers
+from graphopt.passes.pruning.sensitivity import sensitivities
+from graphopt.passes.pruning.times import costs
+from graphopt.recovery import Recorded, RefitOptions, Refitted, record, refit
+from graphopt.runtime import input_specs
+
+Recovery: TypeAlias = Literal["refit", "data_free", "none"]
+Kept: TypeAlias = Mapping[str, Mapping[int, Indices]]
+
+# Random samples of a recovery without data, and its ridges: weights must not follow inputs that never occur.
+NOISE_SAMPLES = 64
+NOISE_RIDGES = (1e-1, 1.0, 10.0)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to prune; see ``PruneFilters``."""
+
+    criterion: Criterion
+    recovery: Recovery
+    scope: Scope
+    price: Price
+    samples: int
+    steps: int
+    multiple: int
+    exclude: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A model with channels cut out.
+
+    Attributes:
+        model: the model, recovered where asked for.
+        macs: its multiply-adds.
+        kept: channels that each group keeps, of those that lost any: name -> (before, after).
+        predicted_speedup: by the plan.
+        fits: what recovery did.
+    """
+
+    model: onnx.ModelProto
+    macs: int
+    kept: Mapping[str, tuple[int, int]]
+    predicted_speedup: float
+    fits: Refitted | None = None
+
+
+@dataclass
+class _State:
+    """A model on the way, and the plans that lead on from it."""
+
+    model: onnx.ModelProto
+    macs: int
+    kept: Kept
+    dependencies: Dependencies
+    curves: Mapping[int, Curve]
+    path: Path
+    time: float
+
+
+@dataclass
+class Pruning:
+    """Measures a model once and cuts it as far as asked.
+
+    Attributes:
+        model: the original.
+        settings: how to prune.
+        context: samples, threads, progress.
+    """
+
+    model: onnx.ModelProto
+    settings: Settings
+    context: Context
+    dependencies: Dependencies = field(init=False)
+    macs: int = field(init=False)
+    _samples: list[Feed] = field(init=False)
+    _sensitivity: dict[str, float] | None = None
+    _recorded: Recorded | None = None
+    _first: _State | None = None
+
+    def __post_init__(self) -> None:
+        self.dependencies = dependency_groups(self.model, self.context.shapes)
+        self.macs = self.count(self.model)
+        self._samples = self._drawn()
+
+    def count(self, model: onnx.ModelProto) -> int:
+        """Multiply-adds of a model.
+
+        Raises:
+            UsageError: sizes are not known.
+        """
+        found = cost(model, shapes=self.context.shapes)
+        if found.macs is None:
+            raise UsageError(
+                f"the multiply-adds are not known: {found.unknown[0]}; give --input-shape NAME:1,3,224,224"
+            )
+        return found.macs
+
+    @property
+    def path(self) -> Path:
+        """The plans for the original."""
+        return self._start().path
+
+    def smallest(self) -> float:
+        """The least share of the multiply-adds that any plan leaves."""
+        return self.path.steps[-1].macs
+
+    def cut_only(self, share: float) -> onnx.ModelProto:
+        """Return the model cut to a share of its multiply-adds in one step, without recovery: for the clock."""
+        state = self._start()
+        return self._cut(state, state.path.at(macs=share))[0]
+
+    def prune(self, share: float) -> Pruned:
+        """Cut to a share of the multiply-adds, in equal steps on a logarithmic scale, with recovery after each."""
+        state = self._start()
+        fits = None
+        for number in range(1, self.settings.steps + 1):
+            goal = share ** (number / self.settings.steps) * self.macs
+            state, fits = self._advance(state, goal, last=number == self.settings.steps)
+        return Pruned(state.model, state.macs, self._widths(state), self.path.steps[0].time / state.time, fits)
+
+    def close(self) -> None:
+        """Give memory and files back."""
+        if self._recorded is not None:
+            self._recorded.close()
+
+    def _start(self) -> _State:
+        if self._first is None:
+            self._first = self._planned(self.model, self.macs, {}, self.dependencies, 1.0)
+        return self._first
+
+    def _planned(
+        self, model: onnx.ModelProto, macs: int, kept: Kept, dependencies: Dependencies, time: float
+    ) -> _State:
+        """Measure what channels matter in a model, and plan."""
+        numbers = [group.number for group in dependencies if not self.settings.exclude & set(group.writers)]
+        found = self._curves(dependencies, numbers)
+        steps = ladders(dependencies, self.settings.multiple)
+        price = costs(dependencies, self.settings.multiple, self.context.shapes)
+        path = plan_path(dependencies, found, price, steps, price=self.settings.price, scope=self.settings.scope)
+        return _State(model, macs, kept, dependencies, found, path, time)
+
+    def _curves(self, dependencies: Dependencies, numbers: Sequence[int]) -> dict[int, Curve]:
+        if self.settings.criterion in DATA_FREE:
+            return curves(dependencies, self.settings.criterion, groups=numbers)
+        threads = self._threads()
+        self.context.progress("prune_filters: importance", 0, 0)
+        moments = collect_moments(
+            dependencies, find_readers(dependencies), self._samples, threads=threads, seed=self.context.seed
+        )
+        if self._sensitivity is None:
+            self._sensitivity = sensitivities(
+                dependencies.model,
+                moments,
+                self._samples,
+                macs=self.macs,
+                threads=threads,
+                progress=lambda done, total: self.context.progress("prune_filters: sensitivity", done, total),
+            )
+        return curves(dependencies, self.settings.criterion, moments, self._sensitivity, groups=numbers)
+
+    def _advance(self, state: _State, goal: float, *, last: bool) -> tuple[_State, Refitted | None]:
+        """Cut a model to ``goal`` multiply-adds at most, and recover it; plan on from there unless it is the last."""
+        if state.macs <= goal:
+            return state, None
+        smaller, kept, step = state.model, state.kept, state.path.steps[-1]
+        macs = state.macs
+        for found in _from(state.path, goal / state.macs):
+            step = found
+            smaller, kept = self._cut(state, step)
+            macs = self.count(smaller)
+            if macs <= goal:
+                break
+        fits = self._recovered(smaller, kept)
+        model = fits.model if fits is not None else smaller
+        time = state.time * step.time
+        if last:
+            return _State(model, macs, kept, state.dependencies, state.curves, state.path, time), fits
+        dependencies = dependency_groups(model, self.context.shapes)
+        return self._planned(model, macs, kept, dependencies, time), fits
+
+    def _cut(self, state: _State, step: Step) -> tuple[onnx.ModelProto, Kept]:
+        remove = {number: state.dependencies[number].size - count for number, count in step.kept.items()}
+        scores = {number: state.curves[number].scores() for number in remove}
+        done = cut(state.dependencies, select(state.dependencies, scores, remove))
+        return done.model, _composed(state.kept, done.kept)
+
+    def _recovered(self, smaller: onnx.ModelProto, kept: Kept) -> Refitted | None:
+        if self.settings.recovery == "none":
+            return None
+        options = RefitOptions()
+        if self.settings.recovery == "data_free":
+            options = RefitOptions(ridges=NOISE_RIDGES)
+        if self._recorded is None:
+            self.context.progress("prune_filters: what the original answers", 0, 0)
+            self._recorded = record(
+                self.model, self._samples, options=options, threads=self._threads(), seed=self.context.seed
+            )
+        return refit(
+            self.model,
+            smaller,
+            kept,
+            (),
+            options=options,
+            threads=self._threads(),
+            seed=self.context.seed,
+            progress=lambda what, done, total: self.context.progress(f"prune_filters: {what}", done, total),
+            recorded=self._recorded,
+        )
+
+    def _drawn(self) -> list[Feed]:
+        if self.context.calibration is not None and self.settings.recovery != "data_free":
+            feeds: Iterable[Feed] = self.context.calibration
+            if self.context.goals.drop is None and self.context.selection is not None:
+                feeds = chain(feeds, self.context.selection)  # nothing is chosen by them
+            return list(islice(feeds, self.settings.samples))
+        if self.settings.recovery == "data_free":
+            found = random_feeds(
+                input_specs(self.model), self.context.shapes, seed=self.context.seed, count=NOISE_SAMPLES
+            )
+            return list(found.feeds)
+        return []
+
+    def _threads(self) -> int:
+        return max(self.context.threads, self.context.jobs)
+
+    def _widths(self, state: _State) -> dict[str, tuple[int, int]]:
+        """Channels before and after of each group of the original that lost any."""
+        widths = {}
+        for group in self.dependencies:
+            place = group.tensors[0] if group.tensors else None
+            if place is None or place.axis not in state.kept.get(place.tensor, {}):
+                continue
+            remaining = np.isin(place.indices[:, 0], state.kept[place.tensor][place.axis])
+            if not remaining.all():
+                widths[group.name] = (group.size, int(remaining.sum()))
+        return widths
+
+
+def _from(path: Path, share: float) -> Collection[Step]:
+    """Plans from the first within a share of the multiply-adds on: real counts may lie a little above planned ones."""
+    first = path.steps.index(path.at(macs=share))
+    return path.steps[first:]
+
+
+def _composed(before: Kept, after: Kept) -> dict[str, dict[int, Indices]]:
+    """What remains of the original's tensors after two cuts."""
+    result = {name: dict(axes) for name, axes in before.items()}
+    for name, axes in after.items():
+        mine = result.setdefault(name, {})
+        for axis, indices in axes.items():
+            mine[axis] = mine[axis][indices] if axis in mine else indices
+    return result
+
+
+def fit_summary(fits: Refitted | None) -> dict[str, Any]:
+    """What recovery did, for reports: layers refitted, and mean noise of their outputs before and after, in dB."""
+    if fits is None:
+        return {}
+    done = [fit for fit in fits.fits if not fit.reason and fit.before and fit.after]
+    if not done:
+        return {"layers": 0}
+
+    def mean_db(values: Sequence[float]) -> float:
+        return round(float(-10 * np.log10(np.mean(values))), 2)
+
+    return {
+        "layers": len(done),
+        "sqnr_db_before": mean_db([fit.before or 0.0 for fit in done]),
+        "sqnr_db_after": mean_db([fit.after or 0.0 for fit in done]),
+    }
