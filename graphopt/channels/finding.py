@@ -78,11 +78,9 @@ def _places(trace: Trace) -> Iterator[_Place]:
 
 
 def _grouped(places: Sequence[_Place]) -> list[Indices]:
-    """Classes that show in the same parameters equally often, in ascending order."""
+    """Classes that show in the same parameters and tensors equally often, in ascending order."""
     touched: dict[int, list[tuple[int, int]]] = {}
     for place in places:
-        if place.use is None:
-            continue
         values, counts = np.unique(place.classes, return_counts=True)
         for value, count in zip(values.tolist(), counts.tolist(), strict=True):
             if value:

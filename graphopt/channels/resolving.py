@@ -96,7 +96,8 @@ def _couple_shared(tracer: Tracer) -> None:
         readers = {id(use.node) for use in found}
         others = [node for node in tensor.outputs if id(node) not in readers]
         for first in found:
-            same = [use for use in found if axes_of(use.field) == axes_of(first.field)]
+            alike = (axes_of(first.field), first.blocks)
+            same = [use for use in found if (axes_of(use.field), use.blocks) == alike]
             why = f"the weight '{tensor.name}' is shared"
             for use in same:
                 tracer.couple(first.field, use.field, why)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from graphopt.channels.groups import Role
@@ -62,6 +63,7 @@ class Trace:
         moved: output tensors (by ``id``) of data movement whose channels come out in another order than a narrower
             version of the same operators would give: they are written as one Gather from the tensor and along the axis
             given here, with the source index for each index of the output's channel axis.
+        values: tensor name -> value, of small tensors that are computed from sizes alone, for that size of input.
     """
 
     graph: gs.Graph
@@ -71,6 +73,7 @@ class Trace:
     uses: list[ParameterUse] = field(default_factory=list)
     blocks: list[Blocks] = field(default_factory=list)
     moved: dict[int, Regather] = field(default_factory=dict)
+    values: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
     def of(self, tensor: gs.Tensor) -> tuple[Field, ...]:
         """The label arrays of a tensor; none for inputs, constants and what is not understood."""

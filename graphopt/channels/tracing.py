@@ -29,7 +29,7 @@ def trace_graph(graph: gs.Graph, shapes: Mapping[str, Sequence[int]] | None = No
         shapes: shapes of inputs by name, for open dimensions; any that the model accepts will do.
     """
     concrete = concrete_shapes(graph, shapes)
-    trace = Trace(graph, {})
+    trace = Trace(graph, {}, values=concrete.values)
     tracer = Tracer(trace, concrete.values, graph.opset)
     for node in graph.nodes:
         for tensor in (*node.inputs, *node.outputs):

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import onnx_graphsurgeon as gs
 
-from graphopt.channels.rules import elementwise, linear, movement, pooling
+from graphopt.channels.rules import elementwise, linear, movement, normalization, pooling
 from graphopt.channels.tracer import Tracer
 
 Rule: TypeAlias = Callable[[Tracer, gs.Node], None]
@@ -25,8 +25,8 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("AveragePool", "MaxPool", "LpPool"), pooling.spatial),
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"), pooling.spatial),
     **dict.fromkeys(("Resize", "Upsample"), pooling.resize),
-    **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax", "CumSum", "TopK", "LpNormalization"), pooling.one_axis),
-    **dict.fromkeys(("BatchNormalization", "InstanceNormalization"), pooling.batch_normalization),
+    **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax", "CumSum", "TopK"), pooling.one_axis),
+    **dict.fromkeys(("BatchNormalization", "InstanceNormalization"), normalization.batch_normalization),
     **dict.fromkeys(_REDUCTIONS, pooling.reduce),
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), movement.reshape),
     "Clip": elementwise.clip,
@@ -37,7 +37,11 @@ RULES: Mapping[str, Rule] = {
     "Expand": movement.expand,
     "Gather": movement.gather,
     "Gemm": linear.gemm,
+    **dict.fromkeys(("LayerNormalization", "RMSNormalization"), normalization.layer_normalization),
+    "GroupNormalization": normalization.group_normalization,
+    "LpNormalization": normalization.lp_normalization,
     "MatMul": linear.matmul,
+    "MeanVarianceNormalization": normalization.mean_variance_normalization,
     "Pad": movement.pad,
     "Slice": movement.slices,
     "SpaceToDepth": movement.space_to_depth,

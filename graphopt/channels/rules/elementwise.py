@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphopt.channels.fields import along
 from graphopt.channels.labels import Field
 from graphopt.channels.rules.joining import Joint, Operand, joined, operand
 from graphopt.channels.tracer import Tracer, named
@@ -115,9 +114,3 @@ def add_fixed(
     operands = [Operand(-1, shape, tuple(fields), zero), added]
     joints = joined(tracer, node, operands)
     return [joint.labels for joint in joints], all_zero(tracer, node, operands, joints)
-
-
-def per_channel(tracer: Tracer, node: gs.Node, slot: int, labels: Field) -> bool:
-    """Let a vector of parameters follow labels; return whether it is a constant that can."""
-    shape = tracer.shape(node.inputs[slot])
-    return shape == (len(labels),) and tracer.assign(node, slot, along(labels, 0, 1), "follows")

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import onnx_graphsurgeon as gs
 
-from graphopt.channels.rules.elementwise import per_channel
 from graphopt.channels.tracer import Tracer, named
 
 # Reductions of zeros are zero.
@@ -87,7 +86,7 @@ def one_axis(tracer: Tracer, node: gs.Node) -> None:
         axes = [(default if axis is None else int(axis)) % len(shape)]
     for tensor in node.inputs[1:]:
         tracer.trace.pin(tensor, f"{named(node)} reads them as sizes or places")
-    zero = tracer.is_zero(source) and node.op in {"CumSum", "LpNormalization"}
+    zero = tracer.is_zero(source) and node.op in {"CumSum"}
     for number, _ in enumerate(node.outputs):
         _pass(tracer, node, axes, zero=zero, output=number)
 
@@ -103,30 +102,6 @@ def _pass(
             kept = [size for axis, size in enumerate(over.shape) if not (drop and axis in axes)]
             found.append(over.reshape(kept))
     tracer.put(node.outputs[output], found, zero=zero)
-
-
-def batch_normalization(tracer: Tracer, node: gs.Node) -> None:
-    """BatchNormalization and InstanceNormalization: parameters for each channel."""
-    source = node.inputs[0]
-    size = tracer.shape(source)
-    training = node.attrs.get("training_mode", 0) or any(not one.is_empty() for one in node.outputs[1:])
-    if training or size is None or not node.attrs.get("spatial", 1):
-        tracer.pin_inputs(node, f"{named(node)} is in training mode, or of an unknown shape")
-        return
-    axes = range(2, len(size)) if node.op == "InstanceNormalization" else ()
-    found, zero = [], True
-    for field in tracer.fields(source):
-        each = tracer.without(field, axes, f"{named(node)} works along that axis")
-        if each is None:
-            continue
-        if len(size) > 1 and each.shape[1] > 1:
-            labels = tracer.vector(each, 1, f"{named(node)} has one parameter for them")
-            if not all(per_channel(tracer, node, slot, labels) for slot in range(1, len(node.inputs))):
-                tracer.trace.labels.pin(labels, f"a parameter of {named(node)} is computed")
-        else:
-            zero = False
-        found.append(each)
-    tracer.put(node.outputs[0], found, zero=zero)
 
 
 def no_shapes(tracer: Tracer, node: gs.Node) -> None:
