@@ -82,12 +82,11 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *_vision("regnet_x_400mf regnet_y_400mf squeezenet1_1 mnasnet1_0 resnext50_32x4d convnext_tiny", dynamo=True),
     *_vision("resnet34 resnet50 wide_resnet50_2 mobilenet_v3_large mnasnet0_5 shufflenet_v2_x0_5"),
     *_vision("shufflenet_v2_x1_5 shufflenet_v2_x2_0 efficientnet_b1 efficientnet_b2 efficientnet_v2_s densenet169"),
-    *_vision("regnet_x_800mf regnet_x_1_6gf regnet_y_800mf regnet_y_1_6gf squeezenet1_0 vgg11_bn vgg16_bn swin_t"),
+    *_vision("regnet_x_800mf regnet_x_1_6gf regnet_y_800mf regnet_y_1_6gf squeezenet1_0 swin_t"),
     *_vision("googlenet", dynamo=True),
     *_vision("inception_v3", 96),
-    *_vision("alexnet", 96),
+    *_vision("alexnet vgg11_bn vgg16_bn maxvit_t", 224),
     *_vision("vit_small_16", dynamo=True, image_size=64, **VIT),
-    *_vision("maxvit_t", 64, input_size=(64, 64), partition_size=2),
     *_vision("resnet18_groupnorm", dynamo=True),
     *(
         Architecture(name, "torchvision", (3, 4, 32, 32), (), name == "r3d_18")
@@ -114,7 +113,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *_timm("focalnet_tiny_srf davit_tiny pvt_v2_b0 twins_svt_small tiny_vit_5m_224 xcit_nano_12_p8_224"),
     *_timm("inception_resnet_v2 inception_v4", 96),
     *_timm("efficientformer_l1", 224),
-    *_timm("bat_resnext26ts", 256),
+    *_timm("bat_resnext26ts", 256, dynamo=True),
     *_timm("coat_lite_mini coat_tiny pit_ti_224 levit_128s levit_conv_128s efficientformerv2_s0", img_size=64),
     *_timm(
         "coatnet_nano_rw_224 gmlp_ti16_224 resmlp_12_224 mixer_s32_224 gmixer_12_224 maxvit_pico_rw_256", img_size=64
