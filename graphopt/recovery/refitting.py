@@ -1,0 +1,258 @@
+"""Refit a changed net, layer after layer, towards what the original gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from graphopt.errors import UnsupportedModelError
+from graphopt.recovery.columns import Places, arranged, columns, positions_shape
+from graphopt.recovery.layers import Array, Layer, Weights, find_layers, read_weights, write_weights
+from graphopt.recovery.least_squares import Rows, fit
+from graphopt.recovery.net import Net
+from graphopt.recovery.options import RefitOptions
+from graphopt.recovery.record import Feed, Recorded, record
+from graphopt.recovery.runner import Runner
+from graphopt.recovery.store import Store
+from graphopt.recovery.sums import Sum, sum_behind
+
+# Tensor -> axis -> indices of the original that remain.
+Kept = Mapping[str, Mapping[int, Places]]
+# One sample in so many chooses the ridge.
+HELD_OUT = 5
+# Noise to signal that float32 gives by itself: nothing to recover.
+EXACT = 1e-11
+BLOCK_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class LayerFit:
+    """What became of one layer.
+
+    Attributes:
+        layer: the tensor that it writes.
+        before: squared error of its output over the squared output of the original, on held-out samples, before its
+            refit and after those of the layers before it; None where it was not measured.
+        after: the same with the refitted weights, before the held-out samples were added to the fit; ``before``
+            where it was left alone.
+        ridge: the ridge that was chosen; infinity where only the bias was changed.
+        reason: why it was left alone, in words; empty where it was refitted.
+    """
+
+    layer: str
+    before: float | None = None
+    after: float | None = None
+    ridge: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Refitted:
+    """A refitted model, and what was done to each layer."""
+
+    model: onnx.ModelProto
+    fits: tuple[LayerFit, ...]
+
+
+def refit(
+    original: onnx.ModelProto,
+    changed: onnx.ModelProto,
+    kept: Kept,
+    feeds: Iterable[Feed],
+    *,
+    options: RefitOptions = RefitOptions(),  # noqa: B008, frozen
+    layers: Collection[str] | None = None,
+    threads: int = 1,
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    recorded: Recorded | None = None,
+) -> Refitted:
+    """Give the layers of a changed model weights with which it answers like the original again.
+
+    Layer after layer, in the order of the graph, each is fed by the already refitted net and fitted by ridge least
+    squares towards the output that the layer of the same name has in the original on the same samples (He et al.
+    2017, arXiv 1707.06168). A layer whose error on held-out samples does not fall stays as it is.
+
+    Args:
+        original: the model whose answers are right.
+        changed: the model to refit; not written to.
+        kept: which indices of the original's tensors remain, for tensors that became narrower (``channels.Cut.kept``).
+        feeds: samples; each feeds the model once. Not read where ``recorded`` is given.
+        options: see ``RefitOptions``.
+        layers: tensors written by the layers that may be refitted; all by default.
+        threads: intra-op threads.
+        seed: seed of the choice of positions.
+        progress: called with (what, done, total).
+        recorded: what ``record`` made of the original and the samples, to be used again.
+
+    Raises:
+        DataError: there is no sample, or no room for activations.
+        UnsupportedModelError: ONNX Runtime cannot run the original.
+    """
+    net = Net(changed)
+    found, refused = find_layers(net)
+    fits = {name: LayerFit(name, reason=reason) for name, reason in refused.items()}
+    if recorded is None:
+        names = {layer.name for layer in found if layers is None or layer.name in layers}
+        known = record(original, feeds, options=options, layers=names, threads=threads, seed=seed)
+    else:
+        known = recorded
+    todo: list[tuple[Layer, Sum | None]] = []
+    following = {layer.name for layer in found if layer.kind != "normalization"}
+    for layer in found:
+        if layers is not None and layer.name not in layers:
+            continue
+        reason = _reason(known, layer, kept, following, options)
+        if reason:
+            fits[layer.name] = LayerFit(layer.name, reason=reason)
+            continue
+        behind = sum_behind(net, layer) if options.residual and known.has_sum(layer.name) else None
+        todo.append((layer, behind if behind and behind.name == known.targets[layer.name].sum else None))
+    store = Store(options.memory // 2)
+    for name in net.inputs:
+        for batch in range(known.batches if name in known.inputs else 0):
+            store.put(name, batch, known.inputs.get(name, batch))
+    wanted = [name for layer, behind in todo for name in _wanted(layer, behind)]
+    runner = Runner(net, store, known.batches, wanted, threads)
+    for number, (layer, behind) in enumerate(todo):
+        fits[layer.name] = _refit_layer(net, runner, known, kept, layer, behind, options)
+        for name in _wanted(layer, behind):
+            runner.release(name)
+        progress("refit", number + 1, len(todo))
+    store.close()
+    if recorded is None:
+        known.close()
+    order = {name: number for number, step in enumerate(net.steps) for node in step for name in node.output}
+    return Refitted(net.to_model(), tuple(sorted(fits.values(), key=lambda each: order[each.layer])))
+
+
+def _wanted(layer: Layer, behind: Sum | None) -> list[str]:
+    return [layer.input] if behind is None else [layer.input, behind.operand]
+
+
+def _reason(known: Recorded, layer: Layer, kept: Kept, following: Collection[str], options: RefitOptions) -> str:
+    """Why a layer cannot be refitted; empty where it can."""
+    if layer.kind == "normalization":
+        if not options.normalization:
+            return "normalizations are left alone"
+        if layer.input in following:
+            return "the layer before it is refitted"
+    if not known.has(layer.name):
+        return "the original has no layer of this name"
+    width = known.shape(layer.name, 0)[-1]
+    indices = _channels(kept, layer.name, len(known.shape(layer.name, 0)), layer.channel_axis)
+    if (width if indices is None else len(indices)) != layer.outputs:
+        return f"it has {layer.outputs} outputs, the original's layer {width}, and it is not known which remain"
+    return ""
+
+
+def _channels(kept: Kept, name: str, rank: int, axis: int) -> Places | None:
+    return kept.get(name, {}).get(axis % rank)
+
+
+def _refit_layer(
+    net: Net, runner: Runner, known: Recorded, kept: Kept, layer: Layer, behind: Sum | None, options: RefitOptions
+) -> LayerFit:
+    try:
+        runner.reach(_wanted(layer, behind))
+    except UnsupportedModelError as error:
+        return LayerFit(layer.name, reason=str(error))
+    weights = read_weights(net, layer)
+    total = sum(len(known.places(layer.name, batch)) for batch in range(known.batches))
+
+    def blocks() -> Iterator[Rows]:
+        return _rows(net, runner.store, known, kept, layer, behind, weights)
+
+    change = fit(blocks, options.ridges, primal=total > layer.unknowns)
+    if change is None:
+        return LayerFit(layer.name, reason="there are too few samples, or they make it NaN or infinite")
+    if change.before < EXACT:
+        return LayerFit(layer.name, change.before, change.before, reason="its output is the original's")
+    if change.matrix is None or change.bias is None:
+        return LayerFit(layer.name, change.before, change.before, reason="no other weights come closer to the original")
+    write_weights(net, layer, Weights(weights.matrix + change.matrix, weights.bias + change.bias))
+    return LayerFit(layer.name, change.before, change.after, change.ridge)
+
+
+def _rows(
+    net: Net, store: Store, known: Recorded, kept: Kept, layer: Layer, behind: Sum | None, weights: Weights
+) -> Iterator[Rows]:
+    """Yield what the filters see at the recorded positions, and what the present weights leave unexplained."""
+    for batch in range(known.batches):
+        shape = store.shape(layer.input, batch)
+        sizes = positions_shape(net, layer, shape)
+        old = known.shape(layer.name, batch)
+        remaining, places = _remaining(
+            kept.get(layer.name, {}), old, layer.channel_axis, known.places(layer.name, batch)
+        )
+        channels = _channels(kept, layer.name, len(old), layer.channel_axis)
+        target = _chosen(known.values(layer.name, batch), remaining, channels)
+        if behind is not None:
+            other = np.moveaxis(store.get(behind.operand, batch), layer.channel_axis, -1)
+            missing = _chosen(known.sums(layer.name, batch), remaining, channels) - behind.shift
+            missing -= other.reshape(-1, other.shape[-1])[places]
+            # A channel that the normalization sets to zero cannot make up for anything.
+            live = behind.factor != 0
+            target = np.where(live, missing / np.where(live, behind.factor, 1), target)
+        held = _held_out(known, batch, sizes, places)
+        values = arranged(net, layer, store.get(layer.input, batch))
+        step = max(1, BLOCK_BYTES // (4 * layer.unknowns * layer.groups))
+        for start in range(0, len(places), step):
+            part = slice(start, start + step)
+            seen = columns(net, layer, shape, values, places[part])
+            wanted = target[part].reshape(seen.shape[1], layer.groups, -1).transpose(1, 0, 2)
+            given = seen @ weights.matrix + weights.bias.reshape(layer.groups, 1, -1)
+            for flag in (False, True):
+                chosen = held[part] == flag
+                if chosen.any():
+                    goal = wanted[:, chosen]
+                    power = float(np.square(goal, dtype=np.float64).sum())
+                    yield Rows(seen[:, chosen], goal - given[:, chosen], power, flag)
+
+
+def _chosen(values: Array, remaining: Places | None, channels: Places | None) -> Array:
+    if remaining is not None:
+        values = values[remaining]
+    chosen: Array = values if channels is None else values[:, channels]
+    return chosen
+
+
+def _remaining(
+    kept: Mapping[int, Places], old: tuple[int, ...], channel_axis: int, places: Places
+) -> tuple[Places | None, Places]:
+    """Carry positions over to a tensor that lost some of them.
+
+    Returns:
+        which of the positions remain (None: all), and where they are in the narrower tensor.
+    """
+    rank = len(old)
+    order = [axis for axis in range(rank) if axis != channel_axis % rank]
+    if not any(axis in kept for axis in order):
+        return None, places
+    index = list(np.unravel_index(places, old[:-1]))
+    sizes = list(old[:-1])
+    there = np.ones(len(places), dtype=bool)
+    for slot, axis in enumerate(order):
+        if axis in kept:
+            new = np.full(old[slot], -1, dtype=np.int64)
+            new[kept[axis]] = np.arange(len(kept[axis]))
+            index[slot], sizes[slot] = new[index[slot]], len(kept[axis])
+            there &= index[slot] >= 0
+    chosen = np.flatnonzero(there)
+    return chosen, np.ravel_multi_index([each[chosen] for each in index], sizes).astype(np.int64)
+
+
+def _held_out(known: Recorded, batch: int, sizes: tuple[int, ...], places: Places) -> npt.NDArray[np.bool_]:
+    """Which positions are for the choice of the ridge: those of every fifth sample; of few samples, every fifth."""
+    if known.samples < HELD_OUT:
+        few: npt.NDArray[np.bool_] = np.arange(len(places)) % HELD_OUT == HELD_OUT - 1
+        return few
+    sample: Places = np.full(len(places), known.starts[batch], dtype=np.int64)
+    if known.count(batch) > 1:
+        sample += np.unravel_index(places, sizes)[0]
+    held: npt.NDArray[np.bool_] = sample % HELD_OUT == HELD_OUT - 1
+    return held
