@@ -14,8 +14,10 @@ import gc
 import json
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -35,6 +37,7 @@ class Result:
     Attributes:
         seconds: CPU seconds of ``dependency_groups`` and of the median ``cut``.
         difference: the largest of all draws.
+        effect: how far the answers of ``mask`` are off those of the original, likewise.
         parameters: share of parameters that the draws left, on average.
         faults: what went wrong, with the number of the draw.
     """
@@ -48,6 +51,7 @@ class Result:
     seconds: tuple[float, float] = (0.0, 0.0)
     draws: int = 0
     difference: float = 0.0
+    effect: float = 0.0
     parameters: float = 1.0
     faults: list[str] = field(default_factory=list)
 
@@ -67,6 +71,7 @@ def measured(path: Path, draws: int, share: float, first: int = 0) -> Result:
         if not found.groups:
             return result
         feed = next(iter(feeds(model, path.stem)))
+        before = answers(model, feed)
         untouched = model.SerializeToString(deterministic=True) if model.ByteSize() < 5e7 else b""
     except Exception as error:
         result.faults.append(f"{type(error).__name__}: {error}"[:500])
@@ -81,7 +86,10 @@ def measured(path: Path, draws: int, share: float, first: int = 0) -> Result:
             began = time.thread_time()
             smaller = channels.cut(found, selection).model
             times.append(time.thread_time() - began)
-            fault, difference = compared(channels.mask(found, selection), smaller, feed)
+            verify(smaller)
+            masked = answers(channels.mask(found, selection), feed)
+            fault, difference = compared(masked, answers(smaller, feed))
+            result.effect = max(result.effect, compared(before, masked)[1])
             sizes.append(elements(smaller) / elements(model))
             result.difference = max(result.difference, difference)
             result.draws += 1
@@ -98,11 +106,13 @@ def measured(path: Path, draws: int, share: float, first: int = 0) -> Result:
     return result
 
 
-def compared(masked: onnx.ModelProto, smaller: onnx.ModelProto, feed: dict[str, np.ndarray]) -> tuple[str, float]:
-    """What is wrong with the smaller model, and how far its answers are off."""
-    verify(smaller)
-    wanted = runtime.run(runtime.session(masked, threads=2, optimize=False), feed)
-    given = runtime.run(runtime.session(smaller, threads=2, optimize=False), feed)
+def answers(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+    """The outputs of a model."""
+    return runtime.run(runtime.session(model, threads=2, optimize=False), feed)
+
+
+def compared(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[str, float]:
+    """What is wrong with answers, and how far they are off."""
     worst = 0.0
     for name, one in wanted.items():
         other = given[name]
@@ -125,8 +135,9 @@ def compared(masked: onnx.ModelProto, smaller: onnx.ModelProto, feed: dict[str, 
 
 
 def elements(model: onnx.ModelProto) -> int:
-    """Elements of all initializers."""
-    return sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer)
+    """Elements of all constants."""
+    held = [attribute.t for node in model.graph.node if node.op_type == "Constant" for attribute in node.attribute]
+    return sum(int(np.prod(tensor.dims)) for tensor in (*model.graph.initializer, *held))
 
 
 def main() -> int:
@@ -138,13 +149,13 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="append one JSON line a network")
     options = parser.parse_args()
     print(f"{'model':34s} {'nodes':>6s} {'groups':>6s} {'chan.':>6s} {'share':>6s} {'find s':>6s} {'cut s':>6s} "
-          f"{'draws':>5s} {'param.':>6s} {'off':>8s}")  # fmt: skip
+          f"{'draws':>5s} {'param.':>6s} {'effect':>8s} {'off':>8s}")  # fmt: skip
     wrong = 0
     for path in options.models:
         result = measured(path, options.draws, options.share, options.first)
         print(f"{result.model[:34]:34s} {result.nodes:6d} {result.groups:6d} {result.channels:6d} {result.share:6.3f} "
               f"{result.seconds[0]:6.2f} {result.seconds[1]:6.2f} {result.draws:5d} {result.parameters:6.3f} "
-              f"{result.difference:8.1e}", flush=True)  # fmt: skip
+              f"{result.effect:8.1e} {result.difference:8.1e}", flush=True)  # fmt: skip
         for fault in result.faults[:3]:
             print(f"    {fault}", flush=True)
         wrong += bool(result.faults)

@@ -14,7 +14,7 @@ from graphopt.channels.opening import opened
 from graphopt.channels.surgery.narrowing import Surgery
 from graphopt.channels.surgery.parameters import is_in_blocks
 from graphopt.channels.surgery.weights import groups_of, holder_of, is_blocked
-from graphopt.graph import Index, export_graph, is_op, values_of
+from graphopt.graph import Index, export_graph, is_op, remove_unused, values_of
 
 # Inputs that a zero would break, or that mean something else than a factor or a term: what they scale is zero anyway.
 _LEFT_ALONE = {
@@ -59,6 +59,7 @@ def mask(dependencies: Dependencies, selection: Selection) -> onnx.ModelProto:
         if is_blocked(node):
             _mask_blocks(surgery, node)
     surgery.index.finish()
+    remove_unused(table.work.gs)  # nodes that held constants
     surgery.keep_names()
     return export_graph(table.work)
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphopt.channels.groups import Indices
-from graphopt.channels.surgery.narrowing import Surgery, integers
-from graphopt.graph import add_node, constant, set_input, set_output, variable
+from graphopt.channels.surgery.narrowing import Kept, Surgery, integers
+from graphopt.graph import add_node, constant, set_input, set_output, values_of, variable
 
 
 def narrow_group_normalization(surgery: Surgery, node: gs.Node) -> None:
@@ -47,14 +46,22 @@ def narrow_layer_normalization(surgery: Surgery, node: gs.Node) -> None:
             _pad_parameter(surgery, node, slot, rank, kept)
 
 
-def _pad_parameter(surgery: Surgery, node: gs.Node, slot: int, rank: int, kept: dict[int, Indices]) -> None:
+def _pad_parameter(surgery: Surgery, node: gs.Node, slot: int, rank: int, kept: Kept) -> None:
     """What is kept of a scale or bias first, as in the data, and zeros behind."""
-    values = surgery.values(node, slot)
-    for axis, indices in kept.items():
-        own = axis - rank + values.ndim
-        if own < 0 or values.shape[own] == 1:
-            continue
-        taken = np.take(values, indices, axis=own)
-        behind = [(0, values.shape[own] - len(indices)) if other == own else (0, 0) for other in range(values.ndim)]
-        values = np.pad(taken, behind)
-    surgery.put(node, slot, values)
+    parameter = node.inputs[slot]
+    values = values_of(parameter)
+    size = surgery.shape(parameter) if values is None else values.shape
+    axes = {axis - rank + len(size): indices for axis, indices in kept.items() if axis - rank + len(size) >= 0}
+    axes = {axis: indices for axis, indices in axes.items() if size[axis] > 1}
+    behind = [size[axis] - len(axes[axis]) if axis in axes else 0 for axis in range(len(size))]
+    if values is not None:
+        for axis, indices in axes.items():
+            values = np.take(values, indices, axis=axis)
+        surgery.put(node, slot, np.pad(values, [(0, count) for count in behind]))
+        return
+    # Computed from a constant, which was cut with the others.
+    index = surgery.index
+    padded = variable(index, f"{parameter.name}_padded")
+    pads = constant(index, f"{parameter.name}_pads", integers([0] * len(size) + behind))
+    add_node(index, "Pad", [parameter, pads], [padded], prefix=padded.name)
+    set_input(index, node, slot, padded)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.channels.groups import Indices
 from graphopt.channels.surgery.narrowing import Surgery, integers
+from graphopt.channels.surgery.sizes import put_entries
 from graphopt.channels.trace import Regather
 from graphopt.graph import add_node, constant, replace_uses, set_output, sole_producer, values_of, variable
-
-_LAST = np.iinfo(np.int64).max
 
 
 def narrow_split(surgery: Surgery, node: gs.Node) -> None:
@@ -33,28 +34,27 @@ def narrow_split(surgery: Surgery, node: gs.Node) -> None:
 def narrow_slice(surgery: Surgery, node: gs.Node) -> None:
     """Move the bounds of a Slice; where what remains is not evenly spaced, a Gather takes over that axis."""
     data, result = node.inputs[0], node.outputs[0]
-    starts, ends, axes, steps = _slice_arguments(surgery, node)
+    given = _slice_arguments(surgery, node)
+    moved: dict[int, tuple[int, int, int]] = {}
     uneven: dict[int, Indices] = {}
-    for number, axis in enumerate(axes):
+    for number, (start, end, axis, step) in enumerate(given):
         kept = surgery.kept(data, axis)
         if kept is None:
             continue
-        size, step = surgery.shape(data)[axis], steps[number]
-        source = np.arange(size)[slice(*_clamped(starts[number], ends[number], step, size))]
+        size = surgery.shape(data)[axis]
+        source = np.arange(size)[slice(*_clamped(start, end, step, size))]
         wanted = surgery.places(data, axis)[source[surgery.remaining(result, axis)]]
         spacing = int(wanted[1] - wanted[0]) if len(wanted) > 1 else 1
         even = bool((np.diff(wanted) == spacing).all()) and spacing != 0
         if not even or (spacing != 1 and surgery.opset < 10):
             uneven[axis] = wanted
-            starts[number], ends[number], steps[number] = 0, _LAST, 1
+            moved[number] = (0, len(kept), 1)
             continue
         stop = int(wanted[-1]) + (1 if spacing > 0 else -1)
-        starts[number], steps[number] = int(wanted[0]), spacing
-        # A Slice that ran to the end may go on doing so.
-        through = stop >= len(kept) and ends[number] > size
-        ends[number] = stop if stop >= 0 else -_LAST
-        ends[number] = _LAST if through else ends[number]
-    _put_slice(surgery, node, starts, ends, axes, steps)
+        # A Slice that ran to the end goes on doing so.
+        through = spacing > 0 and stop == len(kept) and end > size
+        moved[number] = (int(wanted[0]), end if through else stop if stop >= 0 else -len(kept) - 1, spacing)
+    _put_slice(surgery, node, given, moved)
     for axis, wanted in uneven.items():
         _gather_after(surgery, node, axis, wanted)
 
@@ -69,16 +69,18 @@ def _clamped(start: int, end: int, step: int, size: int) -> tuple[int, int | Non
     return start, None if end < 0 else end, step
 
 
-def _slice_arguments(surgery: Surgery, node: gs.Node) -> tuple[list[int], list[int], list[int], list[int]]:
-    """Starts, ends, axes and steps."""
+def _slice_arguments(surgery: Surgery, node: gs.Node) -> list[tuple[int, int, int, int]]:
+    """Start, end, axis and step, once for each axis that is sliced."""
     data = node.inputs[0]
     if surgery.opset < 10:
         starts, ends = [int(v) for v in node.attrs["starts"]], [int(v) for v in node.attrs["ends"]]
-        given = node.attrs.get("axes") or range(len(starts))
-        return starts, ends, [_axis(surgery, data, int(axis)) for axis in given], [1] * len(starts)
-    starts, ends = [int(v) for v in surgery.values(node, 1)], [int(v) for v in surgery.values(node, 2)]
-    axes = _optional(surgery, node, 3, list(range(len(starts))))
-    return starts, ends, [_axis(surgery, data, axis) for axis in axes], _optional(surgery, node, 4, [1] * len(starts))
+        axes = [int(v) for v in node.attrs.get("axes") or range(len(starts))]
+        steps = [1] * len(starts)
+    else:
+        starts, ends = [int(v) for v in surgery.values(node, 1)], [int(v) for v in surgery.values(node, 2)]
+        axes = _optional(surgery, node, 3, list(range(len(starts))))
+        steps = _optional(surgery, node, 4, [1] * len(starts))
+    return list(zip(starts, ends, (_axis(surgery, data, axis) for axis in axes), steps, strict=True))
 
 
 def _optional(surgery: Surgery, node: gs.Node, slot: int, default: list[int]) -> list[int]:
@@ -88,18 +90,25 @@ def _optional(surgery: Surgery, node: gs.Node, slot: int, default: list[int]) ->
 
 
 def _put_slice(
-    surgery: Surgery, node: gs.Node, starts: list[int], ends: list[int], axes: list[int], steps: list[int]
+    surgery: Surgery,
+    node: gs.Node,
+    given: Sequence[tuple[int, int, int, int]],
+    moved: Mapping[int, tuple[int, int, int]],
 ) -> None:
+    """Write new bounds: start, end and step by place among the arguments."""
     if surgery.opset < 10:
-        node.attrs["starts"], node.attrs["ends"] = starts, ends
+        node.attrs["starts"] = [moved[at][0] if at in moved else each[0] for at, each in enumerate(given)]
+        node.attrs["ends"] = [moved[at][1] if at in moved else each[1] for at, each in enumerate(given)]
+        return
+    put_entries(surgery, node, 1, {at: each[0] for at, each in moved.items()})
+    put_entries(surgery, node, 2, {at: each[1] for at, each in moved.items()})
+    steps = [moved[at][2] if at in moved else each[3] for at, each in enumerate(given)]
+    if steps == [each[3] for each in given]:
         return
     dtype = surgery.values(node, 1).dtype
-    for slot, values in ((1, starts), (2, ends)):
-        _put_if_new(surgery, node, slot, integers(values))
-    if any(step != 1 for step in steps) or (len(node.inputs) > 4 and not node.inputs[4].is_empty()):
-        if len(node.inputs) < 4 or node.inputs[3].is_empty():
-            surgery.put(node, 3, np.asarray(axes, dtype=dtype))
-        _put_if_new(surgery, node, 4, np.asarray(steps, dtype=dtype))
+    if len(node.inputs) < 4 or node.inputs[3].is_empty():
+        surgery.put(node, 3, np.array([each[2] for each in given], dtype=dtype))
+    surgery.put(node, 4, np.array(steps, dtype=dtype))
 
 
 def _put_if_new(surgery: Surgery, node: gs.Node, slot: int, values: Indices) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.channels.surgery.narrowing import Surgery, integers
-from graphopt.graph import add_node, constant, is_op, set_input, sole_producer, values_of, variable
+from graphopt.graph import add_node, constant, dtype_of, is_op, set_input, sole_producer, values_of, variable
 
 
 def narrow_reshape(surgery: Surgery, node: gs.Node) -> None:
@@ -69,25 +69,31 @@ def narrow_shape_input(slot: int, surgery: Surgery, node: gs.Node) -> None:
 
 def put_sizes(surgery: Surgery, node: gs.Node, slot: int, wanted: Mapping[int, int]) -> None:
     """Let a node read a shape in which some entries have other values; those that come out right already stay."""
+    given = node.inputs[slot]
+    put_entries(
+        surgery, node, slot, {at: size for at, size in wanted.items() if not _comes_out(surgery, given, at, size)}
+    )
+
+
+def put_entries(surgery: Surgery, node: gs.Node, slot: int, wanted: Mapping[int, int]) -> None:
+    """Let a node read a vector of integers in which some entries have other values."""
     if not wanted:
         return
     given = node.inputs[slot]
     values = values_of(given)
-    if values is not None:
-        changed = np.array(values, dtype=np.int64)
-        for position, size in wanted.items():
-            changed[position] = size
-        if not np.array_equal(changed, values):
-            surgery.put(node, slot, changed)
+    if values is None and len(wanted) < surgery.shape(given)[0]:
+        set_input(surgery.index, node, slot, _corrected(surgery, given, wanted))
         return
-    wrong = {place: size for place, size in wanted.items() if not _comes_out(surgery, given, place, size)}
-    if wrong:
-        set_input(surgery.index, node, slot, _corrected(surgery, given, wrong))
+    changed = np.array(surgery.values(node, slot))
+    for position, size in wanted.items():
+        changed[position] = size
+    if not np.array_equal(changed, surgery.values(node, slot)):
+        surgery.put(node, slot, changed)
 
 
 def _comes_out(surgery: Surgery, tensor: gs.Tensor, position: int, size: int) -> bool:
     """Whether an entry of a computed shape is read off a tensor that will have that size."""
-    while True:
+    while values_of(tensor) is None:
         node = sole_producer(tensor)
         if node is None:
             return False
@@ -102,9 +108,6 @@ def _comes_out(surgery: Surgery, tensor: gs.Tensor, position: int, size: int) ->
             lengths = [surgery.shape(piece)[0] for piece in node.inputs]
             piece = int(np.searchsorted(np.cumsum(lengths), position, side="right"))
             tensor, position = node.inputs[piece], position - sum(lengths[:piece])
-            values = values_of(tensor)
-            if values is not None:
-                return int(values[position]) == size
         elif is_op(node, "Gather") and (picked := values_of(node.inputs[1])) is not None and picked.ndim < 2:
             index = int(picked.reshape(-1)[position])
             tensor = node.inputs[0]
@@ -114,6 +117,8 @@ def _comes_out(surgery: Surgery, tensor: gs.Tensor, position: int, size: int) ->
             position += start % surgery.shape(tensor)[0]
         else:
             return False
+    found = values_of(tensor)
+    return found is not None and int(found.reshape(-1)[position]) == size
 
 
 def _first(node: gs.Node, rank: int) -> int:
@@ -147,7 +152,8 @@ def _corrected(surgery: Surgery, given: gs.Tensor, wanted: Mapping[int, int]) ->
         add_node(index, "Concat", pieces, [joined], {"axis": 0}, prefix=joined.name)
         return joined
     length = surgery.shape(given)[0]
-    stays, sizes = np.ones(length, dtype=np.int64), np.zeros(length, dtype=np.int64)
+    dtype = dtype_of(given) or np.dtype(np.int64)
+    stays, sizes = np.ones(length, dtype=dtype), np.zeros(length, dtype=dtype)
     for position, size in wanted.items():
         stays[position], sizes[position] = 0, size
     masked, result = variable(index, given.name, given), variable(index, given.name, given)
