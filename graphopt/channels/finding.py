@@ -49,7 +49,7 @@ def dependency_groups(model: ModelSource, shapes: Mapping[str, Sequence[int]] | 
         model: path, bytes or ModelProto; it is not changed.
         shapes: shapes of inputs by name, for open dimensions. Any that the model accepts will do.
     """
-    proto = load(model)
+    proto = model if isinstance(model, onnx.ModelProto) else load(model)
     trace = trace_graph(import_graph(proto).gs, shapes)
     return replace(dependencies_of(trace, proto), shapes=shapes)
 

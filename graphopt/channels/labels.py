@@ -21,6 +21,7 @@ class Labels:
 
     def __init__(self) -> None:
         self._parent: Field = np.zeros(1024, dtype=np.int64)
+        self._pinned: npt.NDArray[np.bool_] = np.zeros(1024, dtype=bool)
         self._count = 1
         self._reason: dict[int, str] = {}
 
@@ -28,9 +29,9 @@ class Labels:
         """Make ``count`` labels, [count]."""
         first, self._count = self._count, self._count + count
         if self._count > len(self._parent):
-            grown = np.zeros(2 * self._count, dtype=np.int64)
-            grown[:first] = self._parent[:first]
-            self._parent = grown
+            more = 2 * self._count - len(self._parent)
+            self._parent = np.concatenate([self._parent, np.zeros(more, dtype=np.int64)])
+            self._pinned = np.concatenate([self._pinned, np.zeros(more, dtype=bool)])
         made = np.arange(first, self._count, dtype=np.int64)
         self._parent[first : self._count] = made
         return made
@@ -85,20 +86,21 @@ class Labels:
         self._parent[high[order]] = low[order]
         if not self._reason:
             return
-        for root in np.unique(high).tolist():
-            if root in self._reason:
-                self._reason.setdefault(int(self._parent[root]), self._reason.pop(root))
+        for root in np.unique(high[self._pinned[high]]).tolist():
+            below = int(self._parent[root])
+            self._reason.setdefault(below, self._reason.pop(root))
+            self._pinned[below] = True
 
     def pin(self, field: Field, why: str) -> bool:
         """Forbid that any of these labels is cut; the first reason is kept."""
         return self._pin(self.classes(field.reshape(-1)), why)
 
     def _pin(self, roots: Field, why: str) -> bool:
-        before = len(self._reason)
-        for root in np.unique(roots).tolist():
-            if root:
-                self._reason.setdefault(root, why)
-        return len(self._reason) > before
+        fresh = np.unique(roots[~self._pinned[roots]])
+        fresh = fresh[fresh > 0]
+        self._pinned[fresh] = True
+        self._reason.update(dict.fromkeys(fresh.tolist(), why))
+        return fresh.size > 0
 
     def reason(self, label: int) -> str | None:
         """Why a label cannot be cut; None: it can."""
@@ -107,11 +109,7 @@ class Labels:
     def free(self, field: Field) -> Field:
         """The class of every label of an array that can be cut, 0 for the others."""
         found = self.classes(field)
-        if self._reason:
-            pinned = np.zeros(self._count, dtype=bool)
-            pinned[list(self._reason)] = True
-            found = np.where(pinned[found], 0, found)
-        return found
+        return np.where(self._pinned[found], 0, found) if self._reason else found
 
     def __len__(self) -> int:
         return self._count
