@@ -3,6 +3,7 @@
 One pass a file, in this folder; what it is made of lies in a room beside it:
 
 - ``affine``: chains of scales and shifts and the operators that take them up (fold_batchnorm, merge_convolutions)
+- ``blocks``: residual blocks (prune_blocks)
 - ``channel_shuffle``, ``convolutions``, ``layout``, ``quantize_int8``, ``subgraphs``: of one pass each
 - ``constants``, ``sizes``: what is computed from nothing, and from sizes (fold_constants, simplify_reshapes)
 - ``expressions``, ``movement``, ``no_ops``: equal nodes, moved data, nodes that do nothing
@@ -24,6 +25,7 @@ from graphopt.passes.fuse_normalization import FuseNormalization
 from graphopt.passes.fuse_padding import FusePadding
 from graphopt.passes.inline import Inline
 from graphopt.passes.merge_convolutions import MergeConvolutions
+from graphopt.passes.prune_blocks import PruneBlocks
 from graphopt.passes.prune_filters import PruneFilters
 from graphopt.passes.prune_weights import PruneWeights
 from graphopt.passes.quantize_int8 import QuantizeInt8
@@ -45,6 +47,7 @@ PASSES: dict[str, type[Pass]] = {
     "inline": Inline,
     "merge_convolutions": MergeConvolutions,
     "prune_filters": PruneFilters,
+    "prune_blocks": PruneBlocks,
     "prune_weights": PruneWeights,
     "quantize_int8": QuantizeInt8,
     "raise_opset": RaiseOpset,
