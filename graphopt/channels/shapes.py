@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,86 @@ _TRIED: tuple[tuple[int, tuple[int, ...]], ...] = (
     (1, (1, 1, 1, 1)),
 )
 
+# Operators that sizes are computed with, and how many of them at most for one value.
+_COMPUTES = frozenset(
+    {
+        "Abs", "Add", "And", "Cast", "Ceil", "Concat", "Constant", "ConstantOfShape", "Div", "Equal", "Expand",
+        "Flatten", "Floor", "Gather", "Greater", "GreaterOrEqual", "Identity", "Less", "LessOrEqual", "Max", "Min",
+        "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Range", "Reciprocal", "ReduceMax", "ReduceMin", "ReduceProd",
+        "ReduceSum", "Reshape", "Round", "ScatterND", "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Tile", "Transpose",
+        "Unsqueeze", "Where",
+    }
+)  # fmt: skip
+_MOST_STEPS = 500
+
+
+class SizeValues(Mapping[str, npt.NDArray[Any]]):
+    """Values of tensors that are computed from constants and shapes alone, by name; computed when asked for."""
+
+    def __init__(self, model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self._model = model
+        self._shapes = shapes
+        self._known: dict[str, npt.NDArray[Any] | None] = {}
+
+    @cached_property
+    def _producers(self) -> dict[str, onnx.NodeProto]:
+        return {name: node for node in self._model.graph.node for name in node.output if name}
+
+    @cached_property
+    def _constants(self) -> dict[str, onnx.TensorProto]:
+        return {tensor.name: tensor for tensor in self._model.graph.initializer}
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        if name not in self._known:
+            self._known[name] = self._compute(name)
+        found = self._known[name]
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, value in self._known.items() if value is not None)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def _compute(self, name: str) -> npt.NDArray[Any] | None:
+        """Run what leads to the tensor, from shapes on; None where it is more than sizes."""
+        from onnx.reference import ReferenceEvaluator
+
+        if name in self._constants:
+            return np.asarray(onnx.numpy_helper.to_array(self._constants[name]))
+        steps: dict[str, onnx.NodeProto] = {}
+        given: dict[str, onnx.TensorProto] = {}
+        pending = [name]
+        while pending:
+            wanted = pending.pop()
+            node = self._producers.get(wanted)
+            if wanted in self._constants:
+                given[wanted] = self._constants[wanted]
+            elif node is not None and node.op_type in {"Shape", "Size"} and node.input[0] in self._shapes:
+                given[wanted] = onnx.numpy_helper.from_array(_shape_value(node, self._shapes[node.input[0]]), wanted)
+            elif node is None or node.op_type not in _COMPUTES or node.domain or len(steps) == _MOST_STEPS:
+                return None
+            elif node.output[0] not in steps:
+                steps[node.output[0]] = node
+                pending.extend(one for one in node.input if one)
+        nodes = [node for node in self._model.graph.node if node.output and node.output[0] in steps]
+        graph = onnx.helper.make_graph(nodes, "sizes", [], [onnx.ValueInfoProto(name=name)], list(given.values()))
+        opsets = self._model.opset_import
+        try:
+            alone = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=self._model.ir_version)
+            return np.asarray(ReferenceEvaluator(alone).run(None, {})[0])
+        except Exception:  # an operator that the reference does not know; its value stays unknown
+            return None
+
+
+def _shape_value(node: onnx.NodeProto, shape: Sequence[int]) -> npt.NDArray[np.int64]:
+    if node.op_type == "Size":
+        return np.asarray(np.prod(shape, dtype=np.int64))
+    bounds = {attribute.name: attribute.i for attribute in node.attribute}
+    return np.asarray(shape[bounds.get("start", 0) : bounds.get("end", len(shape))], dtype=np.int64)
+
 
 @dataclass(frozen=True)
 class Concrete:
@@ -34,10 +115,12 @@ class Concrete:
     Attributes:
         shapes: shapes without open dimensions; other tensors are left out.
         values: values of small tensors that are computed from sizes.
+        is_open: whether sizes had to be chosen, so that no size may be taken for a fact.
     """
 
-    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    values: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]]
+    values: Mapping[str, npt.NDArray[Any]]
+    is_open: bool
 
 
 def concrete_shapes(graph: gs.Graph, given: Mapping[str, Sequence[int]] | None = None) -> Concrete:
@@ -48,45 +131,56 @@ def concrete_shapes(graph: gs.Graph, given: Mapping[str, Sequence[int]] | None =
         given: shapes of inputs by name. Open dimensions of the others get sizes for which most tensors have a shape.
     """
     template = skeleton(graph)
-    best = Concrete()
-    fewest: int | None = None
+    best: Concrete | None = None
+    fewest = 0
     for batch, sizes in _TRIED:
         model = onnx.ModelProto.FromString(template.SerializeToString())
-        is_open = _fix_inputs(model.graph, given or {}, batch, sizes)
+        asked, is_open = _fix_inputs(model.graph, given or {}, batch, sizes)
+        fixed = onnx.ModelProto.FromString(model.SerializeToString()) if asked or is_open else model
         try:
-            typed = infer(model)
+            typed = infer(fixed)
         except ModelError:
             continue
         found = dict(_known(typed.graph))
         missing = sum(name not in found for node in model.graph.node for name in node.output if name)
-        if fewest is None or missing < fewest:
+        if best is None or missing < fewest:
             fewest = missing
-            best = Concrete(found, {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer})
-        if not missing or not is_open:
+            best = Concrete(found, SizeValues(model, found), is_open)
+        if not missing or not asked:
             break
-    return best
+    return best or Concrete({}, {}, is_open=True)
 
 
-def _fix_inputs(graph: onnx.GraphProto, given: Mapping[str, Sequence[int]], batch: int, sizes: Sequence[int]) -> bool:
-    """Give every open dimension of an input a size, symbols the same one everywhere; return whether any was open."""
+def _fix_inputs(
+    graph: onnx.GraphProto, given: Mapping[str, Sequence[int]], batch: int, sizes: Sequence[int]
+) -> tuple[bool, bool]:
+    """Give every open dimension of an input a size, symbols the same one everywhere.
+
+    Returns:
+        whether any size had to be chosen, and whether any was open.
+    """
     symbols: dict[str, int] = {}
+    asked = is_open = False
     for info in graph.input:
         for dim, wanted in zip(info.type.tensor_type.shape.dim, given.get(info.name, ()), strict=False):
+            is_open |= not dim.dim_value
             if dim.dim_param:
                 symbols[dim.dim_param] = wanted
             dim.dim_value = wanted
-    any_open = False
     left = iter(sizes)
     for info in graph.input:
         for axis, dim in enumerate(info.type.tensor_type.shape.dim):
             if dim.HasField("dim_value") and dim.dim_value > 0:
                 continue
-            any_open = True
-            size = symbols.get(dim.dim_param, 0) or (batch if axis == 0 else next(left, sizes[-1]))
+            is_open = True
+            size = symbols.get(dim.dim_param, 0)
+            if not size:
+                asked = True
+                size = batch if axis == 0 else next(left, sizes[-1])
             if dim.dim_param:
                 symbols[dim.dim_param] = size
             dim.dim_value = size
-    return any_open
+    return asked, is_open
 
 
 def _known(graph: onnx.GraphProto) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -96,8 +190,3 @@ def _known(graph: onnx.GraphProto) -> Iterator[tuple[str, tuple[int, ...]]]:
         declared = info.type.tensor_type
         if declared.HasField("shape") and all(dim.HasField("dim_value") for dim in declared.shape.dim):
             yield info.name, tuple(dim.dim_value for dim in declared.shape.dim)
-
-
-def elements(shape: Sequence[int]) -> int:
-    """How many elements a tensor of this shape has."""
-    return int(np.prod(shape, dtype=np.int64))

@@ -47,6 +47,25 @@ class Blocks:
     labels: Field
 
 
+@dataclass(frozen=True)
+class Frozen:
+    """An input that is computed from the number of channels, and must be written as a constant once these are cut.
+
+    An operator that is told the shape of its result (Reshape, Expand) is told what remains; any other gets what it got
+    before, ``Trace.values`` of the tensor's name.
+
+    Attributes:
+        node: the node that reads it.
+        input: which of its inputs.
+        entries: which of its entries depend on the number of channels alone (the others on none), as booleans of its
+            shape.
+    """
+
+    node: gs.Node
+    input: int
+    entries: npt.NDArray[np.bool_]
+
+
 @dataclass
 class Trace:
     """All that is known of the channels of one opened graph.
@@ -63,6 +82,7 @@ class Trace:
         moved: output tensors (by ``id``) of data movement whose channels come out in another order than a narrower
             version of the same operators would give: they are written as one Gather from the tensor and along the axis
             given here, with the source index for each index of the output's channel axis.
+        frozen: sizes of axes that are read as data.
         values: tensor name -> value, of small tensors that are computed from sizes alone, for that size of input.
     """
 
@@ -73,6 +93,7 @@ class Trace:
     uses: list[ParameterUse] = field(default_factory=list)
     blocks: list[Blocks] = field(default_factory=list)
     moved: dict[int, Regather] = field(default_factory=dict)
+    frozen: list[Frozen] = field(default_factory=list)
     values: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
     def of(self, tensor: gs.Tensor) -> tuple[Field, ...]:

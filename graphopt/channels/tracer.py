@@ -24,6 +24,19 @@ REACHED = (
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """A small tensor computed from sizes.
+
+    Attributes:
+        depends: what each entry depends on: bit 0: the number of channels, bit 1: sizes that are open.
+        sources: the labels of the channels.
+    """
+
+    depends: npt.NDArray[np.uint8]
+    sources: tuple[Field, ...]
+
+
+@dataclass(frozen=True)
 class Use:
     """A constant that goes along with labels: a field of the constant's shape.
 
@@ -52,17 +65,21 @@ class Tracer:
         trace: what is known so far.
         values: values of tensors that are computed from sizes alone, by name.
         opset: version of the standard operators.
+        is_open: whether sizes of inputs were chosen, and so may be others.
         uses: constants that go along.
         zeros: ``id`` of the tensors that hold zeros wherever a channel is cut, in the model with the channel zeroed.
         assigned: ``id`` of tensors computed from constants alone that go along -> the nodes that let them, by ``id``.
+        sizes: ``id`` of small tensors computed from sizes that depend on channels.
     """
 
     trace: Trace
     values: Mapping[str, npt.NDArray[Any]]
     opset: int
+    is_open: bool
     uses: list[Use] = field(default_factory=list)
     zeros: set[int] = field(default_factory=set)
     assigned: dict[int, tuple[gs.Tensor, set[int]]] = field(default_factory=dict)
+    sizes: dict[int, Sizes] = field(default_factory=dict)
 
     def shape(self, tensor: gs.Tensor) -> tuple[int, ...] | None:
         """The concrete shape, if it is known."""

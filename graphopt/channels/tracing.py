@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import onnx_graphsurgeon as gs
 
 from graphopt.channels.resolving import resolve
-from graphopt.channels.rules import RULES
+from graphopt.channels.rules import RULES, sizes
 from graphopt.channels.shapes import concrete_shapes
 from graphopt.channels.trace import Trace
 from graphopt.channels.tracer import Tracer, named
@@ -30,7 +30,7 @@ def trace_graph(graph: gs.Graph, shapes: Mapping[str, Sequence[int]] | None = No
     """
     concrete = concrete_shapes(graph, shapes)
     trace = Trace(graph, {}, values=concrete.values)
-    tracer = Tracer(trace, concrete.values, graph.opset)
+    tracer = Tracer(trace, concrete.values, graph.opset, concrete.is_open)
     for node in graph.nodes:
         for tensor in (*node.inputs, *node.outputs):
             if is_constant(tensor):
@@ -41,6 +41,7 @@ def trace_graph(graph: gs.Graph, shapes: Mapping[str, Sequence[int]] | None = No
         _apply(tracer, node)
     for tensor in graph.outputs:
         trace.pin(tensor, f"they are the graph's output '{tensor.name}'")
+        sizes.pin(tracer, tensor, f"their number is the graph's output '{tensor.name}'")
     resolve(tracer)
     return trace
 
@@ -52,6 +53,10 @@ def _constant_shape(tensor: gs.Tensor, shapes: Mapping[str, tuple[int, ...]]) ->
 
 
 def _apply(tracer: Tracer, node: gs.Node) -> None:
+    if any(id(tensor) in tracer.sizes for tensor in node.inputs):
+        if sizes.carry(tracer, node):
+            return
+        sizes.freeze(tracer, node)
     rule = RULES.get(node.op)
     known = node.domain in _STANDARD or node.op in _KNOWN_ELSEWHERE.get(node.domain, ())
     if rule is None or not known:
@@ -60,7 +65,7 @@ def _apply(tracer: Tracer, node: gs.Node) -> None:
         rule(tracer, node)
 
 
-WRITERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+WRITERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Shape", "Size"})
 
 
 def _wall(tracer: Tracer, node: gs.Node) -> None:
@@ -73,3 +78,4 @@ def _wall(tracer: Tracer, node: gs.Node) -> None:
     )
     for tensor in reads_of(node) if has_bodies else node.inputs:
         tracer.trace.pin(tensor, why)
+        sizes.pin(tracer, tensor, why)

@@ -117,7 +117,7 @@ def slices(tracer: Tracer, node: gs.Node) -> None:
     if shape is None:
         tracer.pin_inputs(node, f"the shapes of {named(node)} are not known")
         return
-    bounds = _slice_bounds(tracer, node, len(shape))
+    bounds = slice_bounds(tracer, node, len(shape))
     found = []
     for field in tracer.fields(source):
         each: Field | None = field
@@ -133,7 +133,7 @@ def slices(tracer: Tracer, node: gs.Node) -> None:
     tracer.put(node.outputs[0], found, zero=tracer.is_zero(source))
 
 
-def _slice_bounds(tracer: Tracer, node: gs.Node, rank: int) -> dict[int, slice | None]:
+def slice_bounds(tracer: Tracer, node: gs.Node, rank: int) -> dict[int, slice | None]:
     """The bounds by axis; None where they are computed."""
     given: list[list[int] | None] = []
     for slot, name in enumerate(("starts", "ends", "axes", "steps"), 1):

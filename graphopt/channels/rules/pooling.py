@@ -102,8 +102,3 @@ def _pass(
             kept = [size for axis, size in enumerate(over.shape) if not (drop and axis in axes)]
             found.append(over.reshape(kept))
     tracer.put(node.outputs[output], found, zero=zero)
-
-
-def no_shapes(tracer: Tracer, node: gs.Node) -> None:
-    """Shape and Size: which axes are asked for is followed from here."""
-    tracer.pin_inputs(node, f"{named(node)} computes with their number")
