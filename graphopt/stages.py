@@ -13,10 +13,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeGuard
+from warnings import warn
 
 import onnx
 
-from graphopt.errors import PassError
+from graphopt.errors import PassError, PassWarning
 from graphopt.exact import PROPAGATED, Outcome, run_exact
 from graphopt.graph import verify
 from graphopt.graph.cost import Costs, ModelCost, cost
@@ -256,7 +257,8 @@ def run_ungated(one: ApproximatePass, model: onnx.ModelProto, context: Context) 
         if candidate is not None:
             verify(candidate.model)
         return model if candidate is None else candidate.model
-    except Declined:
+    except Declined as declined:
+        warn(f"{one.name}: {declined}; the model is as it was", PassWarning, stacklevel=3)
         return model
     except PROPAGATED:
         raise
