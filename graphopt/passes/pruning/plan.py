@@ -124,7 +124,9 @@ class _Walk:
             if when != len(self.steps):
                 push(number)
                 continue
-            self._take(ladders[number], int(ladders[number].counts[target]))
+            # Counts that are passed over are plans, too: a budget may lie between.
+            for place in range(places[number] + 1, target + 1):
+                self._take(ladders[number], int(ladders[number].counts[place]))
             places[number] = target
             push(number)
         return Path(tuple(self.steps))
