@@ -101,6 +101,8 @@ class Surgery:
 
     def shape(self, tensor: gs.Tensor) -> tuple[int, ...]:
         """The shape that a tensor had."""
+        if id(tensor) in self._origins:
+            tensor = self._origins[id(tensor)][0]
         return self.trace.shapes[id(tensor)]
 
     def kept(self, tensor: gs.Tensor, axis: int) -> Indices | None:
@@ -115,7 +117,10 @@ class Surgery:
     def size(self, tensor: gs.Tensor, axis: int) -> int:
         """The size that a tensor will have along one axis."""
         kept = self.kept(tensor, axis)
-        return self.shape(tensor)[axis] if kept is None else len(kept)
+        if kept is not None:
+            return len(kept)
+        values = values_of(tensor)
+        return self.shape(tensor)[axis] if values is None else int(values.shape[axis])
 
     def places(self, tensor: gs.Tensor, axis: int) -> Indices:
         """New index for each old one along one axis, -1 for those that go."""

@@ -148,16 +148,18 @@ def narrow_pad(surgery: Surgery, node: gs.Node) -> None:
     name = "pads" if "pads" in node.attrs else "paddings"
     pads = [int(value) for value in (surgery.values(node, 1) if by_input else node.attrs[name])]
     axes = [_axis(surgery, data, axis) for axis in _optional(surgery, node, 3, list(range(rank)))]
+    changed: list[int] = []
     for number, axis in enumerate(axes):
         if surgery.kept(data, axis) is None and surgery.kept(result, axis) is None:
             continue
+        changed += [number, number + len(axes)]
         size, behind = surgery.shape(data)[axis], number + len(axes)
         inputs, outputs = surgery.remaining(data, axis), surgery.remaining(result, axis)
         before, after = pads[number], pads[behind]
         pads[number] = int((outputs < before).sum()) - int((inputs < -before).sum())
         pads[behind] = int((outputs >= before + size).sum()) - int((inputs >= size + after).sum())
     if by_input:
-        surgery.put(node, 1, integers(pads))
+        put_entries(surgery, node, 1, {at: pads[at] for at in changed})
     else:
         node.attrs[name] = pads
 
