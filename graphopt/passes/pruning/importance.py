@@ -25,7 +25,9 @@ from graphopt.errors import UsageError
 from graphopt.passes.pruning.curves import Curve
 from graphopt.passes.pruning.elimination import Factor, eliminate
 from graphopt.passes.pruning.moments import Moments
-from graphopt.passes.pruning.readers import Owner, Weights, matrix
+from graphopt.passes.pruning.readers import Owner
+from graphopt.passes.pruning.rows import matrix
+from graphopt.passes.pruning.weights import Weights
 
 Criterion: TypeAlias = Literal["l1", "l2", "batchnorm", "activation", "refit"]
 CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
@@ -156,10 +158,23 @@ def norm_scores(group: Group, weights: Weights, power: int) -> Floats:
         if member.role == "follows" or len(weights.shape(member.parameter) or ()) < 2:
             continue
         values = np.abs(weights[member.parameter].astype(np.float64)) ** power
-        along = np.moveaxis(values, member.axis, 0).reshape(values.shape[member.axis], -1).sum(axis=1)
-        each = along[member.indices].sum(axis=1)
+        each = _along(values, member.axis, int(member.indices.max()) + 1)[member.indices].sum(axis=1)
         total += each / max(float(each.mean()), 1e-30)
     return total ** (1 / power)
+
+
+def _along(values: Floats, axis: int, channels: int) -> Floats:
+    """Sums of the slices of a weight along an axis.
+
+    The weight of a grouped convolution counts its channels anew in every block: they are told apart by the block of
+    the other channel axis that they belong to.
+    """
+    blocks = -(-channels // values.shape[axis])
+    turned = np.moveaxis(values, axis, 0)
+    if blocks == 1:
+        return np.asarray(turned.reshape(len(turned), -1).sum(axis=1))
+    split = turned.reshape(len(turned), blocks, -1).sum(axis=2)
+    return np.asarray(split.T.reshape(-1))
 
 
 def batchnorm_scores(group: Group, weights: Weights) -> Floats | None:

@@ -17,7 +17,9 @@ import onnx
 from graphopt import runtime
 from graphopt.calibration.collect import shapes, with_outputs
 from graphopt.channels import Dependencies
-from graphopt.passes.pruning.readers import Reader, Weights, matrix, rows
+from graphopt.passes.pruning.readers import Reader
+from graphopt.passes.pruning.rows import matrix, rows
+from graphopt.passes.pruning.weights import Weights
 
 Feed = Mapping[str, npt.NDArray[Any]]
 Floats = npt.NDArray[Any]

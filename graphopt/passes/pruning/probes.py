@@ -10,7 +10,9 @@ import onnx
 from onnx import numpy_helper
 
 from graphopt.passes.pruning.moments import Moments
-from graphopt.passes.pruning.readers import Reader, Weights, attribute, matrix, unmatrix
+from graphopt.passes.pruning.readers import Reader
+from graphopt.passes.pruning.rows import matrix, unmatrix
+from graphopt.passes.pruning.weights import Weights
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -120,6 +122,3 @@ def cheapest(moments: Moments, weights: Weights, share: float) -> Indices:
         cost = (power / (diagonal.reshape(power.shape) if moments.taps is None else diagonal)).sum(axis=0)
         picked.append(each[np.argsort(cost[each], kind="stable")[:count]])
     return np.array(picked, dtype=np.int64)
-
-
-__all__ = ["Refit", "attribute", "cheapest", "refit_without", "with_layer"]

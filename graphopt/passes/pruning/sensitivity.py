@@ -14,7 +14,7 @@ import onnx
 
 from graphopt.passes.pruning.moments import Feed, Moments
 from graphopt.passes.pruning.probes import cheapest, refit_without, with_layer
-from graphopt.passes.pruning.readers import Weights
+from graphopt.passes.pruning.weights import Weights
 from graphopt.passes.quantize_int8.quality import make_probe, noise
 
 # Shares of a layer's inputs tried, until its error is that large.

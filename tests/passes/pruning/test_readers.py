@@ -7,7 +7,9 @@ import onnx
 import pytest
 
 from graphopt.channels import Dependencies, Group, TensorAxis
-from graphopt.passes.pruning.readers import Reader, Weights, find_readers, matrix, rows, unmatrix
+from graphopt.passes.pruning.readers import Reader, find_readers
+from graphopt.passes.pruning.rows import matrix, rows, unmatrix
+from graphopt.passes.pruning.weights import Weights
 from tests.support import feeds, model, outputs
 
 # A layer that reads x, whose channels are given as a group by hand.
