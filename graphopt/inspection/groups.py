@@ -66,14 +66,13 @@ def _group(group: Group) -> dict[str, Any]:
 
 
 def group_rows(dependencies: Dependencies) -> list[tuple[str, ...]]:
-    """One row a group: name, channels, parameters a channel, and which layers write, read and follow it."""
+    """One row a group: the layers that write it, channels, parameters a channel, and the layers that read it."""
     balanced = {number for one in dependencies.balances for block in one.blocks for number in block}
     return [
         (
             group.name,
             str(group.size),
             f"{group.parameters:,}",
-            _layers(group.writers),
             _layers(group.readers),
             "in equal parts" if group.number in balanced else "",
         )

@@ -46,9 +46,9 @@ def as_text(inspection: Inspection, top: int = TOP_LAYERS, width: int = WIDTH) -
         console.print(_table(["pass", "places", "what it would find"], rows_passes, texts=(2,)))
     if inspection.dependencies is not None:
         found = inspection.dependencies
-        header = ["channels that go together", "channels", "parameters each", "written by", "read by", ""]
+        header = ["written together by", "channels", "parameters each", "read by", ""]
         console.print()
-        console.print(_table(header, group_rows(found), texts=(3, 4, 5)))
+        console.print(_table(header, group_rows(found), texts=(3, 4)))
         console.print(f"in these groups: {100 * found.share['convolution']:.1f} % of the convolutions' parameters")
         if found.fixed:
             console.print()
