@@ -30,7 +30,7 @@ _TRIED: tuple[tuple[int, tuple[int, ...]], ...] = (
 # Operators that sizes are computed with, and how many of them at most for one value.
 _COMPUTES = frozenset(
     {
-        "Abs", "Add", "And", "Cast", "Ceil", "Concat", "Constant", "ConstantOfShape", "Div", "Equal", "Expand",
+        "Abs", "Add", "And", "Cast", "Ceil", "Clip", "Concat", "Constant", "ConstantOfShape", "Div", "Equal", "Expand",
         "Flatten", "Floor", "Gather", "Greater", "GreaterOrEqual", "Identity", "Less", "LessOrEqual", "Max", "Min",
         "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Range", "Reciprocal", "ReduceMax", "ReduceMin", "ReduceProd",
         "ReduceSum", "Reshape", "Round", "ScatterND", "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Tile", "Transpose",
@@ -96,9 +96,10 @@ class SizeValues(Mapping[str, npt.NDArray[Any]]):
         opsets = self._model.opset_import
         try:
             alone = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=self._model.ir_version)
-            return np.asarray(ReferenceEvaluator(alone).run(None, {})[0])
+            results: Any = ReferenceEvaluator(alone).run(None, {})
         except Exception:  # an operator that the reference does not know; its value stays unknown
             return None
+        return np.asarray(results[0])
 
 
 def _shape_value(node: onnx.NodeProto, shape: Sequence[int]) -> npt.NDArray[np.int64]:

@@ -51,8 +51,8 @@ class Blocks:
 class Frozen:
     """An input that is computed from the number of channels, and must be written as a constant once these are cut.
 
-    An operator that is told the shape of its result (Reshape, Expand) is told what remains; any other gets what it got
-    before, ``Trace.values`` of the tensor's name.
+    An operator that is told the shape of its result (Reshape, Expand, Resize) is told what remains; any other gets
+    what it got before, ``Trace.values`` of the tensor's name.
 
     Attributes:
         node: the node that reads it.

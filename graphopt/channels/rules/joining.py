@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from math import prod
 
 import onnx_graphsurgeon as gs
 
@@ -96,20 +97,27 @@ def _couple(tracer: Tracer, node: gs.Node, parts: list[tuple[int, Field]]) -> Jo
 
 
 def _follow(tracer: Tracer, node: gs.Node, one: Operand, position: int, joint: Joint) -> None:
-    """Let a constant follow the labels along the axes that it has; what is computed and has no labels pins them."""
+    """Let a constant follow the labels along the axes that it has; what is computed and has no labels stays whole."""
     axes = axes_of(joint.labels)
     own = {axis for axis in axes if one.shape[axis] > 1}
     if not own:
         return
-    if one.slot < 0:
-        tracer.trace.labels.pin(joint.labels, f"{named(node)} joins them with channels that cannot be cut")
+    name = "what it computed" if one.slot < 0 else f"'{node.inputs[one.slot].name}'"
+    why = f"{named(node)} joins them with {name}, whose channels cannot be cut"
+    rest = axes - own
+    fixed = one.slot >= 0 and tracer.is_fixed(node.inputs[one.slot])
+    if rest and (not fixed or _count(joint.labels, rest) >= _count(joint.labels, own)):
+        joint.labels = tracer.even(joint.labels, sorted(own), why)
         return
-    each = tracer.even(joint.labels, sorted(axes - own), f"a constant of {named(node)} is the same for them")
-    tensor = node.inputs[one.slot]
-    shape = tracer.shape(tensor)
-    rank = each.ndim if shape is None else len(shape)
-    if tracer.assign(node, one.slot, each.reshape(each.shape[each.ndim - rank :]), one.role):
-        joint.following.add(position)
-    else:
-        why = f"{named(node)} joins them with '{tensor.name}', whose channels cannot be cut"
-        tracer.trace.labels.pin(joint.labels, why)
+    each = tracer.even(joint.labels, sorted(rest), f"a constant of {named(node)} is the same for them")
+    if fixed:
+        shape = tracer.shape(node.inputs[one.slot])
+        rank = each.ndim if shape is None else len(shape)
+        if tracer.assign(node, one.slot, each.reshape(each.shape[each.ndim - rank :]), one.role):
+            joint.following.add(position)
+            return
+    tracer.trace.labels.pin(joint.labels, why)
+
+
+def _count(each: Field, axes: Iterable[int]) -> int:
+    return prod(each.shape[axis] for axis in axes)

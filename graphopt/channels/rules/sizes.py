@@ -25,8 +25,8 @@ _COMPUTES = (
     "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Reciprocal", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum",
     "Round", "Sqrt", "Sub", "Where",
 )  # fmt: skip
-# Operators that are told the shape of what they write, which is known of every tensor.
-_TOLD = ("ConstantOfShape", "Expand", "Reshape")
+# Operators that are told the shape of what they write, which is known of every tensor, and by which input.
+_TOLD = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Resize": 3}
 _LARGEST = 64
 
 
@@ -103,7 +103,7 @@ def freeze(tracer: Tracer, node: gs.Node) -> None:
         sizes = tracer.sizes.get(id(tensor))
         if sizes is None or not np.any(sizes.depends & CHANNELS):
             continue
-        told = is_op(node, *_TOLD)
+        told = is_op(node, *_TOLD) and slot == _TOLD[node.op]
         mixed = np.any(sizes.depends == CHANNELS | OPEN) or (not told and np.any(sizes.depends & OPEN))
         if not mixed and (told or tracer.value(tensor) is not None):
             tracer.trace.frozen.append(Frozen(node, slot, sizes.depends == CHANNELS))
