@@ -19,7 +19,7 @@ what it gave before, on the same samples (``graphopt.recovery``): most of what a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import log10
 from typing import ClassVar
@@ -45,8 +45,8 @@ class PruneBlocks:
 
     Attributes:
         blocks: how many blocks to take out; 0 goes by ``max_macs``.
-        max_macs: multiply-adds to reach, as a share of the model's; 0 goes by the budget of the run, and where that has
-            none, by accuracy: as many blocks go as it allows.
+        max_macs: multiply-adds to reach, as a share of the original's; None: what ``optimize`` was asked for, and where
+            that is nothing, by accuracy: as many blocks go as it allows.
         samples: the most calibration samples to refit with.
         exclude: names of Adds, separated by spaces, whose blocks stay.
     """
@@ -57,15 +57,17 @@ class PruneBlocks:
     needs: ClassVar[frozenset[str]] = frozenset({"calibration"})
 
     blocks: int = 0
-    max_macs: float = 0.0
+    max_macs: float | None = None
     samples: int = 256
     exclude: str = ""
 
     def __post_init__(self) -> None:
         if self.blocks < 0:
             raise UsageError(f"prune_blocks.blocks is {self.blocks}; it must not be negative")
-        if not 0 <= self.max_macs < 1:
-            raise UsageError(f"prune_blocks.max_macs is {self.max_macs:g}; it must be a share, 0 to 1")
+        if self.max_macs is not None and not 0 < self.max_macs <= 1:
+            raise UsageError(f"prune_blocks.max_macs is {self.max_macs:g}; it is a share, above 0 and at most 1")
+        if self.blocks and self.max_macs is not None:
+            raise UsageError("prune_blocks.blocks and prune_blocks.max_macs cannot both be given")
         if self.samples < 1:
             raise UsageError(f"prune_blocks.samples is {self.samples}; at least one sample is needed")
 
@@ -78,47 +80,61 @@ class PruneBlocks:
             UsageError: an excluded block does not exist.
         """
         goals = context.goals
+        budget = self.max_macs if self.max_macs is not None else goals.max_macs
+        if self.blocks:
+            budget = None
+        elif budget is None and not goals.to_threshold and goals.min_speedup <= 1:
+            raise Declined("nothing asks for fewer blocks: give --max-macs, or the option prune_blocks.blocks")
         work = Work(model, context, self.samples)
         able, skipped = self._able(work)
         untouched = PassReport(0, skipped)
         if not able:
             raise Declined("there is no residual block that can be taken out", untouched)
         macs = work.macs(model)
-        wanted = self.max_macs * macs
-        if not self.blocks and not self.max_macs and goals.max_macs is not None:
-            wanted = goals.max_macs * (goals.original_macs or macs)
-            if macs <= wanted:
-                raise Declined("the model is within its budget of multiply-adds", untouched)
-        if not self.blocks and not wanted and not goals.to_threshold and goals.min_speedup <= 1:
-            raise Declined(
-                "nothing asks for fewer blocks: give --max-macs, --min-speedup or the option prune_blocks.blocks",
-                untouched,
-            )
+        original = goals.original_macs or macs
+        if budget is not None and macs <= budget * original:
+            raise Declined(f"the model has no more than {budget:.1%} of the multiply-adds as it is", untouched)
+        try:
+            path = self._path(work, able, None if budget is None else budget * original)
+            if not path:
+                raise Declined("no block can be taken out without losing the accuracy asked for", untouched)
+            if budget is not None and path[-1].macs > budget * original:
+                left = f"without all {len(path)} residual blocks {path[-1].macs / original:.1%} are left"
+                raise Declined(f"{budget:.1%} of the multiply-adds cannot be reached: {left}", untouched)
+            for count in _counts(len(path)) if budget is None else [len(path)]:
+                yield self._candidate(work, path[:count], len(able), original, skipped)
+        finally:
+            work.close()
+
+    def _path(self, work: Work, able: Sequence[Block], macs: float | None) -> list[Step]:
+        """Take blocks out until as many are gone as wanted, ``macs`` are reached, or accuracy is lost."""
         path: list[Step] = []
         for step in take_out(work, able, by_macs=not self.blocks):
-            if not self.blocks and not wanted and self._is_too_much(step, context):
+            if not self.blocks and macs is None and _is_too_much(step, work.context):
                 break
             path.append(step)
-            if len(path) == self.blocks or step.macs <= wanted:
+            if len(path) == self.blocks or (macs is not None and step.macs <= macs):
                 break
-        if not path:
-            raise Declined("no block can be taken out without losing the accuracy asked for", untouched)
-        for count in _counts(len(path)):
-            chosen = path[:count]
-            recovered, fits = work.recovered([step.block for step in chosen])
-            details = {
-                "taken_out": [
-                    {"block": step.block.name, "nodes": step.block.nodes, "sqnr_alone_db": _decibel(step.alone)}
-                    for step in chosen
-                ],
-                "macs": round(work.macs(recovered) / macs, 4),
-                "sqnr_db": _decibel(work.noise(recovered)),
-                "refitted_layers": sum(not fit.reason for fit in fits),
-                "samples": len(work.feeds),
-            }
-            label = f"{count} of {len(able)} residual blocks taken out"
-            yield Candidate(recovered, PassReport(count, skipped, details), label)
-        work.close()
+        return path
+
+    @staticmethod
+    def _candidate(
+        work: Work, path: Sequence[Step], blocks: int, original: int, skipped: tuple[Skip, ...]
+    ) -> Candidate:
+        """The model without the blocks of ``path``, every layer behind them refitted."""
+        recovered, fits = work.recovered([step.block for step in path])
+        details = {
+            "taken_out": [
+                {"block": step.block.name, "nodes": step.block.nodes, "sqnr_alone_db": _decibel(step.alone)}
+                for step in path
+            ],
+            "macs": round(work.macs(recovered) / original, 4),
+            "sqnr_db": _decibel(work.noise(recovered)),
+            "refitted_layers": sum(not fit.reason for fit in fits),
+            "samples": len(work.feeds),
+        }
+        label = f"{len(path)} of {blocks} residual blocks taken out"
+        return Candidate(recovered, PassReport(len(path), skipped, details), label)
 
     def _able(self, work: Work) -> tuple[list[Block], tuple[Skip, ...]]:
         excluded = self.exclude.split()
@@ -129,12 +145,13 @@ class PruneBlocks:
         skipped = [Skip(name, "excluded by the option prune_blocks.exclude") for name in excluded]
         return able, (*work.blocks.skipped, *skipped)
 
-    def _is_too_much(self, step: Step, context: Context) -> bool:
-        """Whether a model has lost more than the refit of all layers may bring back."""
-        if step.noise > MOST_NOISE:
-            return True
-        drop = context.goals.drop
-        return drop is not None and drop(step.model) > LENIENCE * context.goals.max_drop
+
+def _is_too_much(step: Step, context: Context) -> bool:
+    """Whether a model has lost more than the refit of all layers may bring back."""
+    if step.noise > MOST_NOISE:
+        return True
+    drop = context.goals.drop
+    return drop is not None and drop(step.model) > LENIENCE * context.goals.max_drop
 
 
 def _counts(most: int) -> list[int]:

@@ -211,11 +211,14 @@ def test_what_a_block_adds_linearly_is_made_up_for_by_the_layers_behind() -> Non
 
 def test_budgets_of_multiply_adds() -> None:
     proto = model(NET)
-    (own, *_) = candidates(proto, max_macs=0.75)
-    assert own.report.details["macs"] <= 0.75
-    goals = Goals(max_macs=0.75, original_macs=10**9)
-    with pytest.raises(Declined, match="within its budget"):
-        candidates(proto, context(goals=goals))
+    (candidate,) = candidates(proto, max_macs=0.75)
+    assert candidate.report.details["macs"] <= 0.75
+    (same,) = candidates(proto, context(goals=Goals(max_macs=0.75)))
+    assert taken_out(same) == taken_out(candidate)
+    with pytest.raises(Declined, match=r"no more than 75.0% of the multiply-adds as it is"):
+        candidates(proto, context(goals=Goals(max_macs=0.75, original_macs=10**9)))
+    with pytest.raises(Declined, match=r"1.0% of the multiply-adds cannot be reached: without all 3 .* are left"):
+        candidates(proto, max_macs=0.01)
 
 
 def test_accuracy_decides_where_no_budget_is_set() -> None:
@@ -250,7 +253,7 @@ def test_data_is_needed() -> None:
         candidates(model(NET), context(calibration=[]))
 
 
-@pytest.mark.parametrize("options", [{"blocks": -1}, {"max_macs": 1.5}, {"samples": 0}])
+@pytest.mark.parametrize("options", [{"blocks": -1}, {"max_macs": 1.5}, {"blocks": 1, "max_macs": 0.5}, {"samples": 0}])
 def test_options_are_checked(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=f"prune_blocks.{next(iter(options))}"):
         PruneBlocks(**options)
