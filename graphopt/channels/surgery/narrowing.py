@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,9 @@ import onnx_graphsurgeon as gs
 
 from graphopt.channels.groups import Indices
 from graphopt.channels.labels import Field
-from graphopt.channels.shapes import concrete_shapes
 from graphopt.channels.trace import Trace
 from graphopt.errors import UnsupportedModelError
-from graphopt.graph import Index, constant, import_graph, set_input, values_of
-from graphopt.graph.opened import OpenGraph
+from graphopt.graph import Index, constant, set_input, values_of
 
 # Axis -> the indices that remain, ascending; axes that stay whole are left out.
 Kept = Mapping[int, Indices]
@@ -147,19 +144,10 @@ class Surgery:
                 self._origins[id(made)] = (old, made)
         set_input(self.index, node, slot, made)
 
-    @cached_property
-    def _computed(self) -> Mapping[str, npt.NDArray[Any]]:
-        """Values of small tensors that are computed from sizes and constants."""
-        graph = self.index.graph
-        assert isinstance(graph, OpenGraph)
-        assert graph.source is not None
-        inputs = {tensor.name: self.shape(tensor) for tensor in graph.inputs if id(tensor) in self.trace.shapes}
-        return concrete_shapes(import_graph(graph.source).gs, inputs).values
-
     def values(self, node: gs.Node, slot: int) -> npt.NDArray[Any]:
         """The values of an input that does not depend on what is fed, or does so only where that does not matter."""
         found = values_of(node.inputs[slot])
-        found = self._computed.get(node.inputs[slot].name) if found is None else found
+        found = self.trace.values.get(node.inputs[slot].name) if found is None else found
         if found is None:
             raise UnsupportedModelError(f"input {slot} of {described(node)} has no values that could be cut")
         return found

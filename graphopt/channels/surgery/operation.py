@@ -12,7 +12,7 @@ from graphopt.channels.surgery.narrowing import Narrowing, Surgery, described
 from graphopt.channels.surgery.normalization import narrow_group_normalization, narrow_layer_normalization
 from graphopt.channels.surgery.parameters import slice_parameters
 from graphopt.channels.surgery.pieces import narrow_gather, narrow_pad, narrow_slice, narrow_split, regather
-from graphopt.channels.surgery.sizes import narrow_expand, narrow_reshape, narrow_shape_input
+from graphopt.channels.surgery.sizes import freeze, narrow_expand, narrow_reshape, narrow_shape_input
 from graphopt.channels.surgery.weights import is_convolution
 from graphopt.channels.trace import Trace
 from graphopt.errors import PassError
@@ -45,6 +45,7 @@ def operate(trace: Trace, narrowing: Narrowing) -> None:
         if is_convolution(node):
             narrow_convolution(surgery, node)
     slice_parameters(surgery)
+    freeze(surgery)
     for node in nodes:
         rule = _RULES.get(node.op) if is_op(node, node.op) else None
         if rule is not None:

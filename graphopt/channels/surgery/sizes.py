@@ -3,12 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.channels.surgery.narrowing import Surgery, integers
 from graphopt.graph import add_node, constant, dtype_of, is_op, set_input, sole_producer, values_of, variable
+
+# Which input tells an operator the shape of its result.
+_TOLD = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1}
+
+
+def freeze(surgery: Surgery) -> None:
+    """Write numbers of channels that are read as data as constants.
+
+    Operators that are told the shape of their result are told what remains; all others get what they got before, so
+    that a scale by the square root of a width stays what it was.
+    """
+    there = {id(node) for node in surgery.index.graph.nodes}
+    for frozen in surgery.trace.frozen:
+        node, slot = frozen.node, frozen.input
+        if id(node) not in there:
+            continue
+        if slot == _TOLD.get(node.op):
+            result = node.outputs[0]
+            first = len(surgery.shape(result)) - len(frozen.entries)
+            sizes = {int(at): surgery.size(result, int(at) + first) for at in np.flatnonzero(frozen.entries)}
+            put_sizes(surgery, node, slot, sizes)
+        else:
+            surgery.put(node, slot, surgery.trace.values[node.inputs[slot].name])
 
 
 def narrow_reshape(surgery: Surgery, node: gs.Node) -> None:
@@ -44,16 +68,14 @@ def _narrow_shape_attribute(surgery: Surgery, node: gs.Node) -> None:
 def narrow_expand(surgery: Surgery, node: gs.Node) -> None:
     """Expand takes the larger of what it is given and what it is told: along axes that become narrower it is told 1."""
     result = node.outputs[0]
-    length = surgery.shape(node.inputs[1])[0]
+    length = _length(surgery, node.inputs[1])
     first = len(surgery.shape(result)) - length
-    wanted = {axis - first: _told(surgery, node, axis) for axis in surgery.narrowing.of(result) if axis >= first}
+    wanted = {axis - first: len(kept) for axis, kept in surgery.narrowing.of(result).items() if axis >= first}
+    for position in _wrong(surgery, node.inputs[1], wanted):
+        axis = position + first - len(surgery.shape(result)) + len(surgery.shape(node.inputs[0]))
+        if axis >= 0 and surgery.size(node.inputs[0], axis) == wanted[position]:
+            wanted[position] = 1
     put_sizes(surgery, node, 1, wanted)
-
-
-def _told(surgery: Surgery, node: gs.Node, axis: int) -> int:
-    data, result = node.inputs[0], node.outputs[0]
-    own = axis - len(surgery.shape(result)) + len(surgery.shape(data))
-    return 1 if own >= 0 and surgery.size(data, own) == surgery.size(result, axis) else surgery.size(result, axis)
 
 
 def narrow_shape_input(slot: int, surgery: Surgery, node: gs.Node) -> None:
@@ -69,10 +91,7 @@ def narrow_shape_input(slot: int, surgery: Surgery, node: gs.Node) -> None:
 
 def put_sizes(surgery: Surgery, node: gs.Node, slot: int, wanted: Mapping[int, int]) -> None:
     """Let a node read a shape in which some entries have other values; those that come out right already stay."""
-    given = node.inputs[slot]
-    put_entries(
-        surgery, node, slot, {at: size for at, size in wanted.items() if not _comes_out(surgery, given, at, size)}
-    )
+    put_entries(surgery, node, slot, _wrong(surgery, node.inputs[slot], wanted))
 
 
 def put_entries(surgery: Surgery, node: gs.Node, slot: int, wanted: Mapping[int, int]) -> None:
@@ -81,7 +100,7 @@ def put_entries(surgery: Surgery, node: gs.Node, slot: int, wanted: Mapping[int,
         return
     given = node.inputs[slot]
     values = values_of(given)
-    if values is None and len(wanted) < surgery.shape(given)[0]:
+    if values is None and len(wanted) < _length(surgery, given):
         set_input(surgery.index, node, slot, _corrected(surgery, given, wanted))
         return
     changed = np.array(surgery.values(node, slot))
@@ -90,6 +109,11 @@ def put_entries(surgery: Surgery, node: gs.Node, slot: int, wanted: Mapping[int,
     # What is computed may be computed from sizes that are others now.
     if values is None or not np.array_equal(changed, values):
         surgery.put(node, slot, changed)
+
+
+def _wrong(surgery: Surgery, tensor: gs.Tensor, wanted: Mapping[int, int]) -> dict[int, int]:
+    """Those entries of a shape that do not come out right by themselves."""
+    return {at: size for at, size in wanted.items() if not _comes_out(surgery, tensor, at, size)}
 
 
 def _comes_out(surgery: Surgery, tensor: gs.Tensor, position: int, size: int) -> bool:
@@ -106,20 +130,26 @@ def _comes_out(surgery: Surgery, tensor: gs.Tensor, position: int, size: int) ->
                 return False
             tensor = node.inputs[0]
         elif is_op(node, "Concat"):
-            lengths = [surgery.shape(piece)[0] for piece in node.inputs]
+            lengths = [_length(surgery, piece) for piece in node.inputs]
             piece = int(np.searchsorted(np.cumsum(lengths), position, side="right"))
             tensor, position = node.inputs[piece], position - sum(lengths[:piece])
         elif is_op(node, "Gather") and (picked := values_of(node.inputs[1])) is not None and picked.ndim < 2:
             index = int(picked.reshape(-1)[position])
             tensor = node.inputs[0]
-            position = index % surgery.shape(tensor)[0]
+            position = index % _length(surgery, tensor)
         elif is_op(node, "Slice") and (start := _slice_start(node)) is not None:
             tensor = node.inputs[0]
-            position += start % surgery.shape(tensor)[0]
+            position += start % _length(surgery, tensor)
         else:
             return False
     found = values_of(tensor)
     return found is not None and int(found.reshape(-1)[position]) == size
+
+
+def _length(surgery: Surgery, tensor: gs.Tensor) -> int:
+    """How many entries a vector has; 1 for a number."""
+    values = values_of(tensor)
+    return prod(surgery.shape(tensor)) if values is None else values.size
 
 
 def _first(node: gs.Node, rank: int) -> int:
@@ -144,20 +174,22 @@ def _corrected(surgery: Surgery, given: gs.Tensor, wanted: Mapping[int, int]) ->
     if (
         producer is not None
         and is_op(producer, "Concat")
-        and all(surgery.shape(piece) == (1,) for piece in producer.inputs)
+        and all(_length(surgery, piece) == 1 for piece in producer.inputs)
     ):
         pieces = list(producer.inputs)
         for position, size in wanted.items():
             pieces[position] = constant(index, f"{given.name}_size", integers([size]))
         joined = variable(index, given.name, given)
+        surgery.trace.shapes[id(joined)] = (len(pieces),)
         add_node(index, "Concat", pieces, [joined], {"axis": 0}, prefix=joined.name)
         return joined
-    length = surgery.shape(given)[0]
+    length = _length(surgery, given)
     dtype = dtype_of(given) or np.dtype(np.int64)
     stays, sizes = np.ones(length, dtype=dtype), np.zeros(length, dtype=dtype)
     for position, size in wanted.items():
         stays[position], sizes[position] = 0, size
     masked, result = variable(index, given.name, given), variable(index, given.name, given)
+    surgery.trace.shapes[id(result)] = (length,)
     add_node(index, "Mul", [given, constant(index, f"{given.name}_stays", stays)], [masked], prefix=masked.name)
     add_node(index, "Add", [masked, constant(index, f"{given.name}_sizes", sizes)], [result], prefix=result.name)
     return result
