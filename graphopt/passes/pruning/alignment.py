@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import gcd, lcm
+from math import lcm
 
 import numpy as np
 import numpy.typing as npt
@@ -20,36 +21,45 @@ LEAST = 4
 
 @dataclass(frozen=True)
 class Ladder:
-    """Groups that lose equally many channels, and the counts that they may keep.
+    """Groups that lose channels in step, and the counts that they may keep.
 
     Attributes:
         groups: numbers of the groups; most often one.
-        counts: channels kept by each, descending, the first all of them.
+        kept: channels kept by each, [counts, groups], descending, all of them first.
     """
 
     groups: tuple[int, ...]
-    counts: Counts
+    kept: Counts
+
+    @property
+    def counts(self) -> Counts:
+        """Channels kept by the first group."""
+        return np.asarray(self.kept[:, 0])
 
 
 def ladders(dependencies: Dependencies, multiple: int = 16, least_share: float = 1 / 8) -> tuple[Ladder, ...]:
     """Find the counts that each group may keep, in the order of the groups.
 
-    Counts are such that the tensors that hold only this group are as wide as a multiple of ``multiple`` (16, 8 or 4
-    for small groups); where every width of the group is odd anyway, steps of that size from its full width.
+    Counts are such that the tensors of a group are as wide as a multiple of ``multiple``, or of half of it and so on
+    where that would leave fewer than ``STEPS`` counts. Blocks of grouped convolutions lose equally many; groups that
+    fill different blocks of one lose the same share.
 
     Args:
         dependencies: groups of the model.
         multiple: channels that the target's kernels compute at a time.
         least_share: no group keeps less than this share of its channels.
     """
-    linked = _linked(dependencies)
+    blocks = _blocks(dependencies)
     result = []
-    for groups in linked:
-        together = [dependencies[number] for number in groups]
-        size = min(group.size for group in together)
-        least = max(int(np.ceil(size * least_share)), *(group.keep - (group.size - size) for group in together))
-        step = lcm(*(_step(dependencies, group, multiple) for group in together))
-        result.append(Ladder(groups, _counts(size, least, step)))
+    for numbers in _linked(dependencies):
+        groups = [dependencies[number] for number in numbers]
+        if len(groups) == 1:
+            size = groups[0].size
+            least = max(groups[0].keep, int(np.ceil(size * least_share)), 1)
+            counts = _counts(size, least, _step(groups[0], blocks[groups[0].number], multiple))[:, None]
+        else:
+            counts = _shares(groups, blocks, multiple, least_share)
+        result.append(Ladder(numbers, counts))
     return tuple(result)
 
 
@@ -59,23 +69,43 @@ def _counts(size: int, least: int, step: int) -> Counts:
     return np.concatenate([[size], below[below >= least]])
 
 
-def _step(dependencies: Dependencies, group: Group, multiple: int) -> int:
-    """Least number of channels between two counts of a group."""
-    blocks = 1
-    for balance in dependencies.balances:
-        inside = sum(1 for block in balance.blocks if np.any(block.get(group.number, 0)))
-        blocks = lcm(blocks, inside) if inside > 1 else blocks
+def _step(group: Group, blocks: int, multiple: int) -> int:
+    """Channels of the group between two counts."""
     each = max((place.indices.shape[1] for place in group.tensors), default=1)
-    wanted = multiple
-    while wanted > LEAST and group.size * each // blocks < wanted * STEPS:
-        wanted //= 2
-    if group.size * each % min(LEAST, multiple) and group.size * each < LEAST * STEPS:
-        wanted = 1
-    return blocks * max(1, wanted // gcd(wanted, each))
+    width = group.size * each
+    inside = [multiple * blocks] if blocks > 1 else []
+    halves = [multiple >> shift for shift in range(multiple.bit_length()) if multiple >> shift >= LEAST]
+    for wide in (*inside, *halves, min(LEAST, multiple)):
+        step = lcm(wide, each * blocks)
+        if width >= step * STEPS:
+            return step // each
+    return blocks if width < LEAST * STEPS or blocks > 1 else lcm(min(LEAST, multiple), each) // each
+
+
+def _shares(groups: Sequence[Group], blocks: Sequence[int], multiple: int, least_share: float) -> Counts:
+    """Counts of groups that all lose the same share, [counts, groups]."""
+    sizes = np.array([group.size for group in groups])
+    least = np.array([max(group.keep, int(np.ceil(group.size * least_share))) for group in groups])
+    steps = min(group.size // _step(group, blocks[group.number], multiple) for group in groups)
+    even = [blocks[group.number] for group in groups]
+    while steps > 1 and (np.any(sizes % steps) or np.any(sizes // steps % even)):
+        steps -= 1
+    kept = sizes - np.arange(steps)[:, None] * (sizes // max(steps, 1))
+    return np.asarray(kept[(kept >= least).all(axis=1)], dtype=np.int64)
+
+
+def _blocks(dependencies: Dependencies) -> list[int]:
+    """In how many blocks of grouped convolutions each group occurs."""
+    result = [1] * len(dependencies)
+    for balance in dependencies.balances:
+        for number in {number for block in balance.blocks for number in block}:
+            inside = sum(1 for block in balance.blocks if np.any(block.get(number, 0)))
+            result[number] = lcm(result[number], inside)
+    return result
 
 
 def _linked(dependencies: Dependencies) -> list[tuple[int, ...]]:
-    """Groups that must lose equally many: those that fill different blocks of one grouped convolution."""
+    """Groups that must lose channels in step: those that fill different blocks of one grouped convolution."""
     root = list(range(len(dependencies)))
 
     def find(number: int) -> int:

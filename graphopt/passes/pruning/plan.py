@@ -126,47 +126,46 @@ class _Walk:
                 continue
             # Counts that are passed over are plans, too: a budget may lie between.
             for place in range(places[number] + 1, target + 1):
-                self._take(ladders[number], int(ladders[number].counts[place]))
+                self._take(ladders[number], place)
             places[number] = target
             push(number)
         return Path(tuple(self.steps))
 
     def uniform(self, ladders: Sequence[Ladder]) -> Path:
         moves = [
-            (float(count / ladder.counts[0]), number, int(count))
+            (float(count / ladder.counts[0]), number, place)
             for number, ladder in enumerate(ladders)
-            for count in ladder.counts[1:]
+            for place, count in enumerate(ladder.counts)
+            if place
         ]
-        for _, number, count in sorted(moves, key=lambda move: (-move[0], move[1])):
-            self._take(ladders[number], count)
+        for _, number, place in sorted(moves, key=lambda move: (-move[0], move[1])):
+            self._take(ladders[number], place)
         return Path(tuple(self.steps))
 
     def _best(self, ladder: Ladder, place: int) -> tuple[float, int] | None:
         """Least noise for what is saved over all further counts of a ladder, and the count's place; None: no more."""
-        further = ladder.counts[place + 1 :]
-        noise = np.array([self._noise(ladder, int(count)) for count in further])
-        further = further[: len(noise)]
-        if len(further) == 0:
+        noise = np.array([self._noise(ladder, further) for further in range(place, len(ladder.kept))])
+        if len(noise) < 2:
             return None
-        more = ladder.counts[0] - further
-        macs, time = self.costs.saved(self.removed, ladder.groups, more)
+        macs, time = self.costs.saved(self.removed, ladder.groups, ladder.kept[0] - ladder.kept[place + 1 :])
         saved = self.shares[0] * macs / self.full_macs + self.shares[1] * time / self.full_time
-        added = np.maximum(noise - self._noise(ladder, int(ladder.counts[place])), 1e-12)
+        added = np.maximum(noise[1:] - noise[0], 1e-12)
         ratio = np.where((saved > 0) & np.isfinite(added), added / np.maximum(saved, 1e-30), np.inf)
         best = int(np.argmin(ratio))
         return None if not np.isfinite(ratio[best]) else (float(ratio[best]), place + 1 + best)
 
-    def _noise(self, ladder: Ladder, count: int) -> float:
-        lost = int(ladder.counts[0]) - count
-        return sum(self.curves[number].at(self.dependencies[number].size - lost) for number in ladder.groups)
+    def _noise(self, ladder: Ladder, place: int) -> float:
+        kept = ladder.kept[place]
+        return sum(self.curves[number].at(int(count)) for number, count in zip(ladder.groups, kept, strict=True))
 
-    def _take(self, ladder: Ladder, count: int) -> None:
-        lost = int(ladder.counts[0]) - count
-        noise = self._noise(ladder, count) - self._noise(ladder, int(ladder.counts[0]) - self.removed[ladder.groups[0]])
-        macs, time = self.costs.saved(self.removed, ladder.groups, np.array([lost]))
+    def _take(self, ladder: Ladder, place: int) -> None:
+        """Go from the count before to that at ``place``."""
+        added = self._noise(ladder, place) - self._noise(ladder, place - 1)
+        lost = ladder.kept[0] - ladder.kept[place]
+        macs, time = self.costs.saved(self.removed, ladder.groups, lost[None])
         self.now = (self.now[0] - float(macs[0]), self.now[1] - float(time[0]))
-        for number in ladder.groups:
-            self.removed[number] = lost
+        for number, count in zip(ladder.groups, lost, strict=True):
+            self.removed[number] = int(count)
         kept = {n: self.dependencies[n].size - count for n, count in enumerate(self.removed) if count}
-        last = self.steps[-1]
-        self.steps.append(Step(kept, self.now[0] / self.full_macs, self.now[1] / self.full_time, last.noise + noise))
+        noise = self.steps[-1].noise + added
+        self.steps.append(Step(kept, self.now[0] / self.full_macs, self.now[1] / self.full_time, noise))

@@ -97,11 +97,11 @@ class Costs:
         return float(sum(float(layer.time(counts)) for layer in self.layers))
 
     def saved(self, removed: Sequence[int], groups: Sequence[int], more: Counts) -> tuple[Floats, Floats]:
-        """Multiply-adds and nanoseconds saved when each of ``groups`` loses ``more`` channels instead, [len(more)]."""
+        """Multiply-adds and nanoseconds saved when ``groups`` lose ``more`` [n, groups] channels instead, [n] each."""
         now = [np.asarray(count) for count in removed]
         then = list(now)
-        for group in groups:
-            then[group] = more
+        for place, group in enumerate(groups):
+            then[group] = more[:, place]
         touched = {id(layer): layer for group in groups for layer in self.by_group[group]}.values()
         macs, time = np.zeros(len(more)), np.zeros(len(more))
         for layer in touched:

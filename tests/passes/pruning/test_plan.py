@@ -113,3 +113,15 @@ def test_groups_that_fill_different_blocks_go_together() -> None:
     balance = Balance("conv", "reads", ({0: ones}, {1: ones}))
     (found,) = ladders(Dependencies(chain().model, groups, balances=(balance,)))
     assert found.groups == (0, 1)
+    assert (found.kept[:, 0] == found.kept[:, 1]).all()
+
+
+def test_groups_of_different_sizes_in_one_grouped_convolution_lose_the_same_share() -> None:
+    groups = tuple(
+        Group(n, "g", size, (), (TensorAxis(f"t{n}", 1, np.arange(size)[:, None]),)) for n, size in enumerate((32, 64))
+    )
+    halves = np.repeat(np.eye(2, dtype=np.int64), 32, axis=1)
+    balance = Balance("conv", "reads", ({0: np.ones(32, np.int64)}, {1: halves[0]}, {1: halves[1]}))
+    (found,) = ladders(Dependencies(chain().model, groups, balances=(balance,)))
+    assert len(found.kept) >= 4
+    assert (found.kept[:, 1] == 2 * found.kept[:, 0]).all()

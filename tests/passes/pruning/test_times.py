@@ -32,8 +32,8 @@ def test_counts_off_the_blocked_kernels_cost_more_than_the_next_above() -> None:
 
 def test_what_a_step_saves_depends_on_the_other_side() -> None:
     found = costs(chain())
-    whole = found.saved([0, 0], [1], np.array([16, 32]))
-    halved = found.saved([16, 0], [1], np.array([16, 32]))
+    whole = found.saved([0, 0], [1], np.array([[16], [32]]))
+    halved = found.saved([16, 0], [1], np.array([[16], [32]]))
     assert whole[0][1] == pytest.approx(2 * whole[0][0])
     assert halved[0][1] < whole[0][1]
     assert whole[0][1] == found.macs([0, 0]) - found.macs([0, 32])
