@@ -35,29 +35,54 @@ LARGE_SAMPLES, LARGE_SHARE = 256, 0.5
 RIVALS = ("torch-pruning", "onnxsim")
 SEED_LARGE = 5  # images for large nets, unlike those that judge them
 BATCH = 500
+FIRST = 2000  # images on which the best variant of a tool is found
+TIMING = 30  # CPU seconds for all of a net's models
 RESULTS = Path(__file__).parent / "results" / "prune.json"
+COVERAGE = RESULTS.with_name("prune_coverage.json")
 
 
-def rivals(name: str, model: Path, folder: Path, shares: Sequence[float], python: str, fresh: bool) -> dict[str, Any]:
-    """What the other tools made of a net: for each of them rows, or an error."""
-    found: dict[str, Any] = {}
+def rivals(
+    name: str, model: Path, folder: Path, shares: Sequence[float], python: str, fresh: bool
+) -> dict[str, list[dict[str, Any]]]:
+    """What the other tools made of a net: for each of them a row a variant and share, or none where it fails."""
+    found: dict[str, list[dict[str, Any]]] = {}
     for tool in RIVALS:
         kept = folder / f"{name}.{tool}.json"
         if kept.is_file() and not fresh:
-            found[tool] = json.loads(kept.read_text())
+            found[tool] = json.loads(kept.read_text())["rows"]
             continue
         order = {"tool": tool, "name": name, "model": str(model), "folder": str(folder), "shares": list(shares)}
         command = [python, "-m", "benchmarks.prune_rivals", json.dumps(order)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace", check=False)
         reports = [line for line in done.stdout.splitlines() if line.startswith(RESULT_MARK)]
         if reports:
-            cost = json.loads(reports[-1].removeprefix(RESULT_MARK))
-            found[tool] = {"rows": cost["details"]["rows"], "cpu_seconds": cost["cpu_seconds"]}
-            kept.write_text(json.dumps(found[tool], indent=1))
+            found[tool] = json.loads(reports[-1].removeprefix(RESULT_MARK))["details"]["rows"]
+            kept.write_text(json.dumps({"rows": found[tool]}, indent=1))
         else:
             last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            found[tool] = {"rows": [], "error": last[:200]}
+            found[tool] = [{"variant": "", "wanted": share, "path": None, "error": last[:200]} for share in shares]
     return found
+
+
+def score(rows: Sequence[dict[str, Any]], original: int, case: corpus.Case) -> None:
+    """Accuracy and share of the multiply-adds, where they are not known yet.
+
+    Of several variants for one share all are tried on the first images, and the best of them on all; it is `chosen`.
+    """
+    evaluation = corpus.load(case.evaluation)
+    images, labels = evaluation["image"], evaluation["labels"]
+    for row in rows:
+        if row["path"] and "macs_share" not in row:
+            row["macs_share"] = macs(onnx.load(row["path"])) / original
+    for wanted in dict.fromkeys(row["wanted"] for row in rows):
+        variants = [row for row in rows if row["wanted"] == wanted and row["path"]]
+        if any("top1" in row for row in variants) or not variants:
+            continue
+        if len(variants) > 1:
+            for row in variants:
+                row["top1_first"] = top1(Path(row["path"]), images[:FIRST], labels[:FIRST])
+        best = max(variants, key=lambda row: row.get("top1_first", 0.0))
+        best |= {"top1": top1(Path(best["path"]), images, labels), "chosen": True}
 
 
 def graphopt_rows(
@@ -108,29 +133,23 @@ def compare(name: str, cache: Path, shares: Sequence[float], python: str, fresh:
     case = corpus.build(name, cache)
     folder = cache / "prune"
     folder.mkdir(parents=True, exist_ok=True)
+    original = macs(onnx.load(case.model))
+    made = rivals(name, case.model, folder, shares, python, fresh)
+    for tool, its in made.items():
+        score(its, original, case)
+        (folder / f"{name}.{tool}.json").write_text(json.dumps({"rows": its}, indent=1))
+    ours = graphopt_rows(name, case.model, folder, case.calibration, (None, *shares), {})
+    score(ours, original, case)
+    rows = [{"tool": tool, **row} for tool, its in {"graphopt": ours, **made}.items() for row in its]
+    chosen = {f"{row['tool']} {row['wanted']}": row for row in rows if row.get("chosen")}
+    models = {"original": case.model} | {key: Path(row["path"]) for key, row in chosen.items()}
     evaluation = corpus.load(case.evaluation)
     images, labels = evaluation["image"], evaluation["labels"]
-    original = macs(onnx.load(case.model))
-    every = {
-        "graphopt": graphopt_rows(name, case.model, folder, case.calibration, (None, *shares), {}),
-        **{tool: found["rows"] for tool, found in rivals(name, case.model, folder, shares, python, fresh).items()},
-    }
-    rows = []
-    for tool, made in every.items():
-        for row in made:
-            scored = {"tool": tool, **row}
-            if row["path"]:
-                path = Path(row["path"])
-                scored |= {"top1": top1(path, images, labels), "macs_share": macs(onnx.load(path)) / original}
-            rows.append(scored)
-    chosen = {key: row for row in best(rows) if (key := f"{row['tool']} {row['wanted']}") and row["path"]}
-    models = {"original": case.model} | {key: Path(row["path"]) for key, row in chosen.items()}
-    latency = interleaved(models, {"image": np.asarray(images[:1])}, "original")
+    latency = interleaved(models, {"image": np.asarray(images[:1])}, "original", seconds=TIMING)
     for key, row in chosen.items():
         row["milliseconds"] = latency[key].milliseconds
         row["latency"] = 1 / latency[key].speedup
         row["latency_range"] = [1 / latency[key].high, 1 / latency[key].low]
-        row["chosen"] = True
     for row in rows:
         row["path"] = None  # of no use on another machine
     base = {
@@ -139,16 +158,6 @@ def compare(name: str, cache: Path, shares: Sequence[float], python: str, fresh:
         "milliseconds": latency["original"].milliseconds,
     }
     return {"original": base, "rows": rows, "machine": machine()}
-
-
-def best(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each tool and share the variant with the highest accuracy."""
-    found: dict[tuple[str, Any], dict[str, Any]] = {}
-    for row in rows:
-        key = row["tool"], row["wanted"]
-        if key not in found or row.get("top1", -1.0) > found[key].get("top1", -1.0):
-            found[key] = row
-    return list(found.values())
 
 
 def large(name: str, cache: Path) -> dict[str, Any]:
@@ -223,8 +232,8 @@ def main() -> None:
         kept.setdefault(part, {})[name] = found
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
-    RESULTS.with_suffix(".md").write_text(prune_report.markdown(kept))
-    print(prune_report.markdown(kept))
+    covered: dict[str, Any] = json.loads(COVERAGE.read_text()) if COVERAGE.is_file() else {}
+    RESULTS.with_suffix(".md").write_text(prune_report.markdown(kept, covered))
 
 
 if __name__ == "__main__":
