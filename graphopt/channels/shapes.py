@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +13,14 @@ import onnx_graphsurgeon as gs
 
 from graphopt.errors import ModelError
 from graphopt.graph import skeleton
+from graphopt.graph.cost.shapes import use_standard_operators
 from graphopt.graph.cost.sizes import infer
+
+_Choice: TypeAlias = tuple[int, tuple[int, ...]]
 
 # Sizes tried for open dimensions: of the first axis, and of the others one after the other. They differ from each
 # other and from what channels usually count, so that a reshape does not take one for the other.
-_TRIED: tuple[tuple[int, tuple[int, ...]], ...] = (
+_TRIED: tuple[_Choice, ...] = (
     (3, (96, 160, 224, 352)),
     (1, (96, 160, 224, 352)),
     (1, (224, 224, 224, 224)),
@@ -40,7 +42,7 @@ _COMPUTES = frozenset(
 _MOST_STEPS = 500
 
 
-class SizeValues(Mapping[str, npt.NDArray[Any]]):
+class SizeValues:
     """Values of tensors that are computed from constants and shapes alone, by name; computed when asked for."""
 
     def __init__(self, model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -56,19 +58,11 @@ class SizeValues(Mapping[str, npt.NDArray[Any]]):
     def _constants(self) -> dict[str, onnx.TensorProto]:
         return {tensor.name: tensor for tensor in self._model.graph.initializer}
 
-    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+    def get(self, name: str) -> npt.NDArray[Any] | None:
+        """The value; None where it takes more than constants and shapes."""
         if name not in self._known:
             self._known[name] = self._compute(name)
-        found = self._known[name]
-        if found is None:
-            raise KeyError(name)
-        return found
-
-    def __iter__(self) -> Iterator[str]:
-        return (name for name, value in self._known.items() if value is not None)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return self._known[name]
 
     def _compute(self, name: str) -> npt.NDArray[Any] | None:
         """Run what leads to the tensor, from shapes on; None where it is more than sizes."""
@@ -109,19 +103,62 @@ def _shape_value(node: onnx.NodeProto, shape: Sequence[int]) -> npt.NDArray[np.i
     return np.asarray(shape[bounds.get("start", 0) : bounds.get("end", len(shape))], dtype=np.int64)
 
 
-@dataclass(frozen=True)
 class Concrete:
     """What is known of the tensors of a graph for one size of input, by name.
 
     Attributes:
         shapes: shapes without open dimensions; other tensors are left out.
-        values: values of small tensors that are computed from sizes.
         is_open: whether sizes had to be chosen, so that no size may be taken for a fact.
     """
 
-    shapes: Mapping[str, tuple[int, ...]]
-    values: Mapping[str, npt.NDArray[Any]]
-    is_open: bool
+    def __init__(self, template: onnx.ModelProto, given: Mapping[str, Sequence[int]], choice: _Choice) -> None:
+        self._template = template
+        self._given = given
+        self._choice = choice
+        model = onnx.ModelProto.FromString(template.SerializeToString())
+        self.is_asked, self.is_open = _fix_inputs(model.graph, given, *choice)
+        fixed = onnx.ModelProto.FromString(model.SerializeToString()) if self.is_open else model
+        try:
+            self.shapes = dict(_known(infer(fixed).graph))
+        except ModelError:
+            self.shapes = {}
+        self.missing = sum(name not in self.shapes for node in model.graph.node for name in node.output if name)
+        self._values = SizeValues(model, self.shapes)
+
+    @cached_property
+    def _other(self) -> Concrete:
+        """The same for other sizes."""
+        batch, sizes = self._choice
+        others = (batch + 2, tuple(size + 64 for size in sizes)), (batch + 2, sizes), (batch, sizes)
+        tried = (Concrete(self._template, self._given, choice) for choice in others)
+        return next(one for one in tried if one.missing <= self.missing)
+
+    def value(self, name: str) -> npt.NDArray[Any] | None:
+        """The value of a small tensor that is computed from sizes; None where it depends on sizes that are open."""
+        found = self._values.get(name)
+        if found is None or not self.is_asked:
+            return found
+        other = self._other._values.get(name)
+        return found if other is not None and np.array_equal(found, other) else None
+
+
+class Values(Mapping[str, npt.NDArray[Any]]):
+    """``Concrete.value`` as a mapping; iterating tells nothing."""
+
+    def __init__(self, concrete: Concrete) -> None:
+        self._concrete = concrete
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        found = self._concrete.value(name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
 
 
 def concrete_shapes(graph: gs.Graph, given: Mapping[str, Sequence[int]] | None = None) -> Concrete:
@@ -132,24 +169,16 @@ def concrete_shapes(graph: gs.Graph, given: Mapping[str, Sequence[int]] | None =
         given: shapes of inputs by name. Open dimensions of the others get sizes for which most tensors have a shape.
     """
     template = skeleton(graph)
+    use_standard_operators(template.graph)
     best: Concrete | None = None
-    fewest = 0
-    for batch, sizes in _TRIED:
-        model = onnx.ModelProto.FromString(template.SerializeToString())
-        asked, is_open = _fix_inputs(model.graph, given or {}, batch, sizes)
-        fixed = onnx.ModelProto.FromString(model.SerializeToString()) if asked or is_open else model
-        try:
-            typed = infer(fixed)
-        except ModelError:
-            continue
-        found = dict(_known(typed.graph))
-        missing = sum(name not in found for node in model.graph.node for name in node.output if name)
-        if best is None or missing < fewest:
-            fewest = missing
-            best = Concrete(found, SizeValues(model, found), is_open)
-        if not missing or not asked:
+    for choice in _TRIED:
+        found = Concrete(template, given or {}, choice)
+        if best is None or found.missing < best.missing:
+            best = found
+        if not best.missing or not best.is_asked:
             break
-    return best or Concrete({}, {}, is_open=True)
+    assert best is not None
+    return best
 
 
 def _fix_inputs(

@@ -8,7 +8,7 @@ import onnx_graphsurgeon as gs
 
 from graphopt.channels.resolving import resolve
 from graphopt.channels.rules import RULES, sizes
-from graphopt.channels.shapes import concrete_shapes
+from graphopt.channels.shapes import Values, concrete_shapes
 from graphopt.channels.trace import Trace
 from graphopt.channels.tracer import Tracer, named
 from graphopt.graph import is_constant, reads_of, subgraphs_of
@@ -29,8 +29,9 @@ def trace_graph(graph: gs.Graph, shapes: Mapping[str, Sequence[int]] | None = No
         shapes: shapes of inputs by name, for open dimensions; any that the model accepts will do.
     """
     concrete = concrete_shapes(graph, shapes)
-    trace = Trace(graph, {}, values=concrete.values)
-    tracer = Tracer(trace, concrete.values, graph.opset, concrete.is_open)
+    values = Values(concrete)
+    trace = Trace(graph, {}, values=values)
+    tracer = Tracer(trace, values, graph.opset, concrete.is_open)
     for node in graph.nodes:
         for tensor in (*node.inputs, *node.outputs):
             if is_constant(tensor):

@@ -196,18 +196,24 @@ def _fix_inputs(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> None:
 def _infer(skeleton: onnx.ModelProto) -> onnx.ModelProto:
     known = onnx.ModelProto()
     known.CopyFrom(skeleton)
-    pending = [known.graph]
+    use_standard_operators(known.graph)
+    return infer(known)
+
+
+def use_standard_operators(root: onnx.GraphProto) -> None:
+    """Put standard operators with the same shape rule in the place of those that ONNX's inference does not know."""
+    pending = [root]
     while pending:
         graph = pending.pop()
         for node in graph.node:
             if node.domain == "com.microsoft" and node.op_type in _SAME_SHAPE_RULE:
-                _use_standard_operator(node)
+                _use_standard_operator(node, *_SAME_SHAPE_RULE[node.op_type])
+            elif node.domain in STANDARD_DOMAINS and node.op_type == "GroupNormalization":
+                _use_standard_operator(node, "Identity", (0,))
         pending.extend(_bodies(graph))
-    return infer(known)
 
 
-def _use_standard_operator(node: onnx.NodeProto) -> None:
-    operator, taken = _SAME_SHAPE_RULE[node.op_type]
+def _use_standard_operator(node: onnx.NodeProto, operator: str, taken: tuple[int, ...] | slice) -> None:
     inputs = list(node.input)
     kept = inputs[taken] if isinstance(taken, slice) else [inputs[i] for i in taken if i < len(inputs)]
     attributes = [attribute for attribute in node.attribute if attribute.name not in _ATTRIBUTES_NOT_IN_STANDARD]
