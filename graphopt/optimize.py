@@ -51,7 +51,7 @@ def optimize(
     providers: Sequence[str] | None = None,
     threads: int = 1,
     seed: int = 0,
-    jobs: int = 1,
+    jobs: int | None = None,
     preprocess: Any = None,
     allow_unvalidated: bool = False,
     progress: Progress | None = None,
@@ -80,7 +80,7 @@ def optimize(
         providers: ONNX Runtime's execution providers; by default the target's.
         threads: intra-op threads that latency is judged at.
         seed: of everything random.
-        jobs: intra-op threads for work that is not timed.
+        jobs: intra-op threads for work that is not timed; by default the processor cores that may be used.
         preprocess: how images become inputs: a TOML file or a mapping; by default what the model's metadata say.
         allow_unvalidated: let approximate passes run without samples to judge them by; calibration still needs some.
         progress: called with (what, done, total); total 0 when unknown.
@@ -102,7 +102,7 @@ def optimize(
     from graphopt.result import judged, planned, stamp_bytes
     from graphopt.runtime import input_specs
     from graphopt.stages import StageRunner
-    from graphopt.targets import load_target
+    from graphopt.targets import load_target, usable_cores
     from graphopt.validation import Gates, check_metric
 
     profile = load_target(target)
@@ -112,6 +112,7 @@ def optimize(
     chosen = _chosen(profile, passes, skip, options)
     if isinstance(metric, str):
         check_metric(metric)
+    jobs = usable_cores() if jobs is None else jobs
     _check_positive(threads=threads, jobs=jobs)
     loaded = read(model)
     with _data_warnings() as told:
@@ -163,6 +164,7 @@ def run(
     options: Mapping[str, Any] | None = None,
     target: str | os.PathLike[str] | Target = "cpu",
     seed: int = 0,
+    jobs: int | None = None,
 ) -> onnx.ModelProto:
     """Apply passes without gates: exact ones until none changes anything, of others the first candidate.
 
@@ -175,6 +177,7 @@ def run(
         options: ``"pass.key"`` -> value.
         target: whose hardware facts the passes read.
         seed: of everything random.
+        jobs: intra-op threads; by default the processor cores that may be used.
 
     Returns:
         the resulting model.
@@ -192,8 +195,10 @@ def run(
     from graphopt.passes.base import Context, Goals
     from graphopt.runtime import input_specs
     from graphopt.stages import groups, is_approximate, is_exact, run_ungated
-    from graphopt.targets import load_target
+    from graphopt.targets import load_target, usable_cores
 
+    jobs = usable_cores() if jobs is None else jobs
+    _check_positive(jobs=jobs)
     profile = load_target(target)
     chosen = _chosen(profile, passes, (), options)
     with paused_collector():
@@ -209,6 +214,7 @@ def run(
         calibration=parts.calibration.feeds if parts.calibration else None,
         selection=parts.selection.feeds if parts.selection else None,
         seed=seed,
+        jobs=jobs,
         goals=Goals(original_macs=cost(proto, shapes=shapes).macs),
         shapes=shapes,
     )

@@ -52,7 +52,7 @@ from graphopt.cli.terminal import Terminal
 @providers_option(None, "the target's")
 @threads_option
 @seed_option
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Independent work at a time.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Threads for what is not timed. [default: all cores]")
 @click.option(
     "--report",
     "reports",

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from graphopt.errors import UsageError
-from graphopt.targets.detect import cpu_description
+from graphopt.targets.detect import cpu_description, usable_cores
 from graphopt.targets.profile import read_profile
 from graphopt.targets.schema import Hardware, Int8Rules, Target
 
@@ -65,4 +65,4 @@ def load_target(name: str | os.PathLike[str] | Target) -> Target:
     return read_profile(path, parents=profile_path)
 
 
-__all__ = ["PLANNED", "TARGETS", "Hardware", "Int8Rules", "Target", "cpu_description", "load_target", "profile_path"]
+__all__ = ["PLANNED", "TARGETS", "Hardware", "Int8Rules", "Target", "cpu_description", "load_target", "profile_path", "usable_cores"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,3 +71,10 @@ def this_cpu() -> Cpu:
 def cpu_description() -> str:
     """Name this machine's CPU and its integer instructions: for reports and cache keys."""
     return str(this_cpu())
+
+
+def usable_cores() -> int:
+    """Return how many processor cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
