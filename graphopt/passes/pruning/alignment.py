@@ -87,6 +87,9 @@ def _shares(groups: Sequence[Group], blocks: Sequence[int], multiple: int, least
     sizes = np.array([group.size for group in groups])
     least = np.array([max(group.keep, int(np.ceil(group.size * least_share))) for group in groups])
     steps = min(group.size // _step(group, blocks[group.number], multiple) for group in groups)
+    while steps < 2 * STEPS and multiple > LEAST:  # much of the model goes with each
+        multiple //= 2
+        steps = max(steps, min(group.size // _step(group, blocks[group.number], multiple) for group in groups))
     even = [blocks[group.number] for group in groups]
     while steps > 1 and (np.any(sizes % steps) or np.any(sizes // steps % even)):
         steps -= 1

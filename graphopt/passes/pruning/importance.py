@@ -9,7 +9,8 @@
   (``elimination``).
 
 With samples the noise of every order is predicted from the readers' losses and their measured sensitivities, whatever
-criterion the order comes from. Without, noise is the share of the scores given up.
+criterion the order comes from. Without, it is guessed: every reader suffers the square of the share of the scores given
+up (measured curves are at least as convex; a straight line would have one group cut to the bone before the next).
 """
 
 from __future__ import annotations
@@ -101,8 +102,9 @@ def _curve(
     if factors:
         found = eliminate(group.size, factors, least, order.tolist())
         return Curve(group.number, group.size, found.order, found.loss, source)
-    share = np.square(scores) / max(float(np.square(scores).sum()), 1e-30)
-    return Curve(group.number, group.size, order, np.concatenate([[0.0], np.cumsum(share[order])]), source)
+    share = np.cumsum(np.square(scores)[order]) / max(float(np.square(scores).sum()), 1e-30)
+    noise = max(len(group.readers), 1) * np.square(share)
+    return Curve(group.number, group.size, order, np.concatenate([[0.0], noise]), source)
 
 
 def factor(moments: Moments, owner: Owner, weights: Weights, sensitivity: float) -> Factor:
