@@ -59,11 +59,13 @@ class Frozen:
         input: which of its inputs.
         entries: which of its entries depend on the number of channels alone (the others on none), as booleans of its
             shape.
+        told: whether the node is told the shape of its result by this input; then other entries may be open sizes.
     """
 
     node: gs.Node
     input: int
     entries: npt.NDArray[np.bool_]
+    told: bool = False
 
 
 @dataclass

@@ -106,7 +106,7 @@ def freeze(tracer: Tracer, node: gs.Node) -> None:
         told = is_op(node, *_TOLD) and slot == _TOLD[node.op]
         mixed = np.any(sizes.depends == CHANNELS | OPEN) or (not told and np.any(sizes.depends & OPEN))
         if not mixed and (told or tracer.value(tensor) is not None):
-            tracer.trace.frozen.append(Frozen(node, slot, sizes.depends == CHANNELS))
+            tracer.trace.frozen.append(Frozen(node, slot, sizes.depends == CHANNELS, told))
             continue
         why = f"{named(node)} computes with their number"
         for each in sizes.sources:
