@@ -13,7 +13,7 @@ from graphopt.channels.groups import Dependencies, Selection
 from graphopt.channels.opening import opened
 from graphopt.channels.surgery.narrowing import Surgery
 from graphopt.channels.surgery.parameters import is_in_blocks
-from graphopt.channels.surgery.weights import groups_of, holder_of, is_blocked
+from graphopt.channels.surgery.weights import groups_of, holder_of, is_convolution
 from graphopt.graph import Index, export_graph, is_op, remove_unused, values_of
 
 # Inputs that a zero would break, or that mean something else than a factor or a term: what they scale is zero anyway.
@@ -56,7 +56,7 @@ def mask(dependencies: Dependencies, selection: Selection) -> onnx.ModelProto:
         np.moveaxis(values, use.axis, 0)[gone] = _zeros(use.node, use.input, values, use.axis, gone)
         surgery.put(use.node, use.input, values)
     for node in table.work.gs.nodes:
-        if is_blocked(node):
+        if is_convolution(node) and groups_of(node) > 1:
             _mask_blocks(surgery, node)
     surgery.index.finish()
     remove_unused(table.work.gs)  # nodes that held constants

@@ -22,7 +22,7 @@ def narrow_convolution(surgery: Surgery, node: gs.Node) -> None:
     groups = groups_of(node)
     if groups == 1:
         return
-    if is_depthwise(node):
+    if is_depthwise(node) and surgery.kept(node.inputs[0], 1) is not None:
         node.attrs["group"] = surgery.size(node.inputs[0], 1)
         return
     read = _blocks(surgery, node, node.inputs[0])

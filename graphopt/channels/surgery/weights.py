@@ -24,13 +24,6 @@ def groups_of(node: gs.Node) -> int:
     return int(node.attrs.get("group", 1))
 
 
-def is_blocked(node: gs.Node) -> bool:
-    """Whether a convolution has several blocks of more than one input channel each."""
-    if not is_convolution(node) or groups_of(node) == 1:
-        return False
-    return not is_depthwise(node)
-
-
 def is_depthwise(node: gs.Node) -> bool:
     """Whether each block of a convolution reads one channel."""
     groups = groups_of(node)
