@@ -40,6 +40,7 @@ class PruneFilters:
 
     Attributes:
         max_macs: multiply-adds to reach, as a share of the original's; None: what ``optimize`` was asked for.
+        share: instead of a budget, the share of the channels to cut from every group.
         importance: what decides which channels go; "auto" is "refit" with samples and "l2" without.
         recovery: "refit" on calibration samples, "data_free" on random inputs, "none"; "auto": by what there is.
         scope: cut where it costs least ("global"), or the same share everywhere ("uniform").
@@ -56,6 +57,7 @@ class PruneFilters:
     needs: ClassVar[frozenset[str]] = frozenset()
 
     max_macs: float | None = None
+    share: float | None = None
     importance: Literal["auto", "refit", "activation", "l1", "l2", "batchnorm"] = "auto"
     recovery: Literal["auto", "refit", "data_free", "none"] = "auto"
     scope: Scope = "global"
@@ -68,6 +70,10 @@ class PruneFilters:
     def __post_init__(self) -> None:
         if self.max_macs is not None and not 0 < self.max_macs <= 1:
             raise UsageError(f"prune_filters.max_macs is {self.max_macs:g}; it is a share, above 0 and at most 1")
+        if self.share is not None and not 0 < self.share < 1:
+            raise UsageError(f"prune_filters.share is {self.share:g}; it is a share, above 0 and below 1")
+        if self.share is not None and self.max_macs is not None:
+            raise UsageError("prune_filters.share and .max_macs exclude each other")
         if self.steps < 1 or self.samples < 1 or self.align < 0:
             raise UsageError("prune_filters.steps and .samples must be at least 1, .align at least 0")
 
@@ -80,7 +86,7 @@ class PruneFilters:
         """
         goals = context.goals
         budget = self.max_macs if self.max_macs is not None else goals.max_macs
-        if budget is None and not goals.to_threshold:
+        if budget is None and self.share is None and not goals.to_threshold:
             raise Declined(
                 "no budget was given: say how far to cut with --max-macs 0.5, or with "
                 "--option prune_filters.max_macs=0.5"
@@ -89,7 +95,9 @@ class PruneFilters:
         if len(work.path.steps) < 2:
             raise Declined("no group of channels can be cut", _report(work, None))
         try:
-            if budget is not None:
+            if self.share is not None:
+                yield _candidate(work, work.prune_evenly(self.share))
+            elif budget is not None:
                 yield self._to_budget(work, budget, goals.original_macs)
             else:
                 yield from self._to_threshold(work, context)
@@ -190,7 +198,7 @@ def _report(work: Pruning, found: Pruned | None) -> PassReport:
         removed = sum(before - after for before, after in found.kept.values())
         details |= {
             "macs_share": round(found.macs / work.macs, 4),
-            "predicted_speedup": round(found.predicted_speedup, 3),
+            "predicted_speedup": round(found.predicted_speedup, 3) if found.predicted_speedup else None,
             "channels": {name: [before, after] for name, (before, after) in found.kept.items()},
             "refit": fit_summary(found.fits),
         }

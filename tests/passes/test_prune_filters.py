@@ -189,13 +189,30 @@ def test_steps_go_down_to_the_same_budget() -> None:
     assert error(net(), found.model) < 0.5
 
 
+def test_an_even_share_of_every_group() -> None:
+    found = first(PruneFilters(share=0.5), net(), context())
+
+    assert list(found.report.details["channels"].values()) == [[32, 16], [32, 16]]
+    assert error(net(), found.model) < 0.5
+
+
 def test_same_input_same_bytes() -> None:
     one, other = (first(PruneFilters(max_macs=0.5), net(), context()).model for _ in range(2))
 
     assert one.SerializeToString(deterministic=True) == other.SerializeToString(deterministic=True)
 
 
-@pytest.mark.parametrize("options", [{"max_macs": 0.0}, {"max_macs": 1.5}, {"steps": 0}, {"samples": 0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_macs": 0.0},
+        {"max_macs": 1.5},
+        {"share": 1.0},
+        {"share": 0.5, "max_macs": 0.5},
+        {"steps": 0},
+        {"samples": 0},
+    ],
+)
 def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         PruneFilters(**options)

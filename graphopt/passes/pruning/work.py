@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Any, Literal, TypeAlias
 
@@ -57,14 +57,14 @@ class Pruned:
         model: the model, recovered where asked for.
         macs: its multiply-adds.
         kept: channels that each group keeps, of those that lost any: name -> (before, after).
-        predicted_speedup: by the plan.
+        predicted_speedup: by the plan; None where there was none.
         fits: what recovery did.
     """
 
     model: onnx.ModelProto
     macs: int
     kept: Mapping[str, tuple[int, int]]
-    predicted_speedup: float
+    predicted_speedup: float | None
     fits: Refitted | None = None
 
 
@@ -132,6 +132,19 @@ class Pruning:
         """Return the model cut to a share of its multiply-adds in one step, without recovery: for the clock."""
         state = self._start()
         return self._cut(state, state.path.at(macs=share))[0]
+
+    def prune_evenly(self, share: float) -> Pruned:
+        """Cut a share of the channels of every group, as near as the counts that kernels reward allow, and recover."""
+        state = self._start()
+        kept: dict[int, int] = {}
+        for ladder in ladders(self.dependencies, self.settings.multiple):
+            row = int(np.argmin(np.abs(ladder.counts - ladder.counts[0] * (1 - share))))
+            if row and all(number in state.curves for number in ladder.groups):
+                kept |= {number: int(count) for number, count in zip(ladder.groups, ladder.kept[row], strict=True)}
+        smaller, narrower = self._cut(state, Step(kept, 1.0, 1.0, 0.0))
+        fits = self._recovered(smaller, narrower)
+        done = replace(state, model=fits.model if fits else smaller, macs=self.count(smaller), kept=narrower)
+        return Pruned(done.model, done.macs, self._widths(done), None, fits)
 
     def prune(self, share: float) -> Pruned:
         """Cut to a share of the multiply-adds, in equal steps on a logarithmic scale, with recovery after each."""
@@ -256,7 +269,8 @@ class Pruning:
                 continue
             remaining = np.isin(place.indices[:, 0], state.kept[place.tensor][place.axis])
             if not remaining.all():
-                widths[group.name] = (group.size, int(remaining.sum()))
+                name = f"{group.name} ({group.number})" if group.name in widths else group.name
+                widths[name] = (group.size, int(remaining.sum()))
         return widths
 
 
