@@ -11,9 +11,6 @@ import onnx_graphsurgeon as gs
 from graphopt.channels.surgery.narrowing import Surgery, integers
 from graphopt.graph import add_node, constant, dtype_of, is_op, set_input, sole_producer, values_of, variable
 
-# Which input tells an operator the shape of its result.
-_TOLD = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1}
-
 
 def freeze(surgery: Surgery) -> None:
     """Write numbers of channels that are read as data as constants.
@@ -26,11 +23,11 @@ def freeze(surgery: Surgery) -> None:
         node, slot = frozen.node, frozen.input
         if id(node) not in there:
             continue
-        if slot == _TOLD.get(node.op):
-            result = node.outputs[0]
+        if frozen.told:
+            result, entries = node.outputs[0], np.flatnonzero(frozen.entries).tolist()
             first = len(surgery.shape(result)) - len(frozen.entries)
-            sizes = {int(at): surgery.size(result, int(at) + first) for at in np.flatnonzero(frozen.entries)}
-            put_sizes(surgery, node, slot, sizes)
+            axes = node.attrs.get("axes") or range(first, len(surgery.shape(result)))
+            put_sizes(surgery, node, slot, {at: surgery.size(result, axes[at]) for at in entries})
         else:
             surgery.put(node, slot, surgery.trace.values[node.inputs[slot].name])
 
