@@ -14,6 +14,7 @@ class RefitOptions:
         rows_per_unknown: positions used for each input of a filter.
         least_rows: positions used at least, as far as there are so many.
         most_rows: positions used at most.
+        record_bytes: bytes of outputs recorded of one layer; gives way to four positions for each input of a filter.
         residual: whether a layer whose output goes straight into an Add is fitted towards the original's sum.
         normalization: whether BatchNormalizations whose input is no refitted layer get new scales and shifts.
         memory: bytes of activations held in memory; more go to temporary files.
@@ -23,8 +24,9 @@ class RefitOptions:
 
     ridges: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
     rows_per_unknown: int = 16
-    least_rows: int = 4096
+    least_rows: int = 16_384
     most_rows: int = 60_000
+    record_bytes: int = 64 << 20
     residual: bool = True
     normalization: bool = True
     memory: int = 1 << 30

@@ -14,12 +14,12 @@ import onnx
 from graphopt import runtime
 from graphopt.calibration.collect import shapes, with_outputs
 from graphopt.errors import DataError, UnsupportedModelError
+from graphopt.recovery.behind import behind
 from graphopt.recovery.columns import Places
 from graphopt.recovery.layers import Array, Layer, find_layers
 from graphopt.recovery.net import Net
 from graphopt.recovery.options import RefitOptions
 from graphopt.recovery.store import Store
-from graphopt.recovery.sums import sum_behind
 
 Feed: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
@@ -168,13 +168,13 @@ def record(
 
 def _target(net: Net, layer: Layer, options: RefitOptions) -> Target:
     rows = min(max(options.rows_per_unknown * layer.unknowns, options.least_rows), options.most_rows)
-    behind = sum_behind(net, layer) if options.residual else None
-    return Target(layer.channel_axis, rows, None if behind is None else behind.name)
+    rows = min(rows, max(options.record_bytes // (4 * layer.outputs), 4 * layer.unknowns))
+    return Target(layer.channel_axis, rows, behind(net, layer).sum if options.residual else None)
 
 
 def _names(recorded: Recorded, layer: str) -> list[str]:
-    behind = recorded.targets[layer].sum
-    return [layer] if behind is None else [layer, behind]
+    total = recorded.targets[layer].sum
+    return [layer] if total is None else [layer, total]
 
 
 def _free_batch(net: Net) -> bool:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import onnx
 
 from graphopt.errors import UnsupportedModelError
+from graphopt.recovery.behind import Behind, behind
 from graphopt.recovery.columns import Places, arranged, columns, positions_shape
 from graphopt.recovery.layers import Array, Layer, Weights, find_layers, read_weights, write_weights
 from graphopt.recovery.least_squares import Rows, fit
@@ -18,7 +19,6 @@ from graphopt.recovery.options import RefitOptions
 from graphopt.recovery.record import Feed, Recorded, record
 from graphopt.recovery.runner import Runner
 from graphopt.recovery.store import Store
-from graphopt.recovery.sums import Sum, sum_behind
 
 # Tensor -> axis -> indices of the original that remain.
 Kept = Mapping[str, Mapping[int, Places]]
@@ -101,7 +101,7 @@ def refit(
         known = record(original, feeds, options=options, layers=names, threads=threads, seed=seed)
     else:
         known = recorded
-    todo: list[tuple[Layer, Sum | None]] = []
+    todo: list[tuple[Layer, Behind]] = []
     following = {layer.name for layer in found if layer.kind != "normalization"}
     for layer in found:
         if layers is not None and layer.name not in layers:
@@ -110,17 +110,21 @@ def refit(
         if reason:
             fits[layer.name] = LayerFit(layer.name, reason=reason)
             continue
-        behind = sum_behind(net, layer) if options.residual and known.has_sum(layer.name) else None
-        todo.append((layer, behind if behind and behind.name == known.targets[layer.name].sum else None))
+        after = behind(net, layer)
+        if after.sum is not None and not (
+            options.residual and known.has_sum(layer.name) and known.targets[layer.name].sum == after.sum
+        ):
+            after = Behind(after.factor, after.shift)
+        todo.append((layer, after))
     store = Store(options.memory // 2)
     for name in net.inputs:
         for batch in range(known.batches if name in known.inputs else 0):
             store.put(name, batch, known.inputs.get(name, batch))
-    wanted = [name for layer, behind in todo for name in _wanted(layer, behind)]
+    wanted = [name for layer, after in todo for name in _wanted(layer, after)]
     runner = Runner(net, store, known.batches, wanted, threads)
-    for number, (layer, behind) in enumerate(todo):
-        fits[layer.name] = _refit_layer(net, runner, known, kept, layer, behind, options)
-        for name in _wanted(layer, behind):
+    for number, (layer, after) in enumerate(todo):
+        fits[layer.name] = _refit_layer(net, runner, known, kept, layer, after, options)
+        for name in _wanted(layer, after):
             runner.release(name)
         progress("refit", number + 1, len(todo))
     store.close()
@@ -130,8 +134,8 @@ def refit(
     return Refitted(net.to_model(), tuple(sorted(fits.values(), key=lambda each: order[each.layer])))
 
 
-def _wanted(layer: Layer, behind: Sum | None) -> list[str]:
-    return [layer.input] if behind is None else [layer.input, behind.operand]
+def _wanted(layer: Layer, after: Behind) -> list[str]:
+    return [layer.input] if after.operand is None else [layer.input, after.operand]
 
 
 def _reason(known: Recorded, layer: Layer, kept: Kept, following: Collection[str], options: RefitOptions) -> str:
@@ -155,49 +159,40 @@ def _channels(kept: Kept, name: str, rank: int, axis: int) -> Places | None:
 
 
 def _refit_layer(
-    net: Net, runner: Runner, known: Recorded, kept: Kept, layer: Layer, behind: Sum | None, options: RefitOptions
+    net: Net, runner: Runner, known: Recorded, kept: Kept, layer: Layer, after: Behind, options: RefitOptions
 ) -> LayerFit:
     try:
-        runner.reach(_wanted(layer, behind))
+        runner.reach(_wanted(layer, after))
     except UnsupportedModelError as error:
         return LayerFit(layer.name, reason=str(error))
     weights = read_weights(net, layer)
     total = sum(len(known.places(layer.name, batch)) for batch in range(known.batches))
 
-    def blocks() -> Iterator[Rows]:
-        return _rows(net, runner.store, known, kept, layer, behind, weights)
-
-    change = fit(blocks, options.ridges, primal=total > layer.unknowns)
-    if change is None:
+    rows = _rows(net, runner.store, known, kept, layer, after, weights)
+    outcome = fit(rows, options.ridges, primal=total > layer.unknowns)
+    if outcome is None:
         return LayerFit(layer.name, reason="there are too few samples, or they make it NaN or infinite")
-    if change.before < EXACT:
-        return LayerFit(layer.name, change.before, change.before, reason="its output is the original's")
-    if change.matrix is None or change.bias is None:
-        return LayerFit(layer.name, change.before, change.before, reason="no other weights come closer to the original")
-    write_weights(net, layer, Weights(weights.matrix + change.matrix, weights.bias + change.bias))
-    return LayerFit(layer.name, change.before, change.after, change.ridge)
+    change = outcome.change
+    if outcome.before < EXACT:
+        return LayerFit(layer.name, outcome.before, outcome.before, reason="its output is the original's")
+    if change is None:
+        reason = "no other weights come closer to the original"
+        return LayerFit(layer.name, outcome.before, outcome.before, reason=reason)
+    write_weights(net, layer, Weights(weights.matrix + change.matrix, weights.bias + change.bias.reshape(-1)))
+    return LayerFit(layer.name, outcome.before, outcome.after, change.ridge)
 
 
 def _rows(
-    net: Net, store: Store, known: Recorded, kept: Kept, layer: Layer, behind: Sum | None, weights: Weights
+    net: Net, store: Store, known: Recorded, kept: Kept, layer: Layer, after: Behind, weights: Weights
 ) -> Iterator[Rows]:
     """Yield what the filters see at the recorded positions, and what the present weights leave unexplained."""
     for batch in range(known.batches):
         shape = store.shape(layer.input, batch)
         sizes = positions_shape(net, layer, shape)
         old = known.shape(layer.name, batch)
-        remaining, places = _remaining(
-            kept.get(layer.name, {}), old, layer.channel_axis, known.places(layer.name, batch)
-        )
-        channels = _channels(kept, layer.name, len(old), layer.channel_axis)
-        target = _chosen(known.values(layer.name, batch), remaining, channels)
-        if behind is not None:
-            other = np.moveaxis(store.get(behind.operand, batch), layer.channel_axis, -1)
-            missing = _chosen(known.sums(layer.name, batch), remaining, channels) - behind.shift
-            missing -= other.reshape(-1, other.shape[-1])[places]
-            # A channel that the normalization sets to zero cannot make up for anything.
-            live = behind.factor != 0
-            target = np.where(live, missing / np.where(live, behind.factor, 1), target)
+        axis = layer.channel_axis
+        remaining, places = _remaining(kept.get(layer.name, {}), old, axis, known.places(layer.name, batch))
+        target = _target(store, known, kept, layer, after, batch, remaining, places)
         held = _held_out(known, batch, sizes, places)
         values = arranged(net, layer, store.get(layer.input, batch))
         step = max(1, BLOCK_BYTES // (4 * layer.unknowns * layer.groups))
@@ -205,13 +200,35 @@ def _rows(
             part = slice(start, start + step)
             seen = columns(net, layer, shape, values, places[part])
             wanted = target[part].reshape(seen.shape[1], layer.groups, -1).transpose(1, 0, 2)
-            given = seen @ weights.matrix + weights.bias.reshape(layer.groups, 1, -1)
+            residual = wanted - seen @ weights.matrix - weights.bias.reshape(layer.groups, 1, -1)
             for flag in (False, True):
                 chosen = held[part] == flag
                 if chosen.any():
-                    goal = wanted[:, chosen]
-                    power = float(np.square(goal, dtype=np.float64).sum())
-                    yield Rows(seen[:, chosen], goal - given[:, chosen], power, flag)
+                    power = float(np.square(wanted[:, chosen], dtype=np.float64).sum())
+                    yield Rows(seen[:, chosen], residual[:, chosen], power, flag)
+
+
+def _target(
+    store: Store,
+    known: Recorded,
+    kept: Kept,
+    layer: Layer,
+    after: Behind,
+    batch: int,
+    remaining: Places | None,
+    places: Places,
+) -> Array:
+    """What a layer should give at the recorded positions, [positions, filters]."""
+    channels = _channels(kept, layer.name, len(known.shape(layer.name, batch)), layer.channel_axis)
+    target = _chosen(known.values(layer.name, batch), remaining, channels)
+    if after.operand is None:
+        return target
+    other = np.moveaxis(store.get(after.operand, batch), layer.channel_axis, -1)
+    missing = _chosen(known.sums(layer.name, batch), remaining, channels) - after.shift
+    missing -= other.reshape(-1, other.shape[-1])[places]
+    # A channel that the normalization sets to zero cannot make up for anything.
+    live = after.factor != 0
+    return np.where(live, missing / np.where(live, after.factor, 1), target)
 
 
 def _chosen(values: Array, remaining: Places | None, channels: Places | None) -> Array:
