@@ -33,7 +33,7 @@ def narrow_split(surgery: Surgery, node: gs.Node) -> None:
 
 def narrow_slice(surgery: Surgery, node: gs.Node) -> None:
     """Move the bounds of a Slice; where what remains is not evenly spaced, a Gather takes over that axis."""
-    data, result = node.inputs[0], node.outputs[0]
+    index, data, result = surgery.index, node.inputs[0], node.outputs[0]
     given = _slice_arguments(surgery, node)
     moved: dict[int, tuple[int, int, int]] = {}
     uneven: dict[int, Indices] = {}
@@ -54,9 +54,15 @@ def narrow_slice(surgery: Surgery, node: gs.Node) -> None:
         # A Slice that ran to the end goes on doing so.
         through = spacing > 0 and stop == len(kept) and end > size
         moved[number] = (int(wanted[0]), end if through else stop if stop >= 0 else -len(kept) - 1, spacing)
+    if len(uneven) == len(given):
+        index.drop([node])
+        _gather(surgery, data, result, uneven)
+        return
     _put_slice(surgery, node, given, moved)
-    for axis, wanted in uneven.items():
-        _gather_after(surgery, node, axis, wanted)
+    if uneven:
+        sliced = variable(index, result.name)
+        set_output(index, node, 0, sliced)
+        _gather(surgery, sliced, result, uneven)
 
 
 def _clamped(start: int, end: int, step: int, size: int) -> tuple[int, int | None, int]:
@@ -117,12 +123,14 @@ def _put_if_new(surgery: Surgery, node: gs.Node, slot: int, values: Indices) -> 
         surgery.put(node, slot, values if old is None else values.astype(old.dtype))
 
 
-def _gather_after(surgery: Surgery, node: gs.Node, axis: int, wanted: Indices) -> None:
-    index, result = surgery.index, node.outputs[0]
-    between = variable(index, result.name)
-    set_output(index, node, 0, between)
-    picked = constant(index, f"{result.name}_channels", wanted)
-    add_node(index, "Gather", [between, picked], [result], {"axis": axis}, prefix=f"{result.name}_channels")
+def _gather(surgery: Surgery, source: gs.Tensor, result: gs.Tensor, wanted: Mapping[int, Indices]) -> None:
+    """Gather some indices along each of some axes."""
+    index = surgery.index
+    for number, (axis, indices) in enumerate(wanted.items(), start=1):
+        target = result if number == len(wanted) else variable(index, result.name)
+        picked = constant(index, f"{result.name}_channels", indices)
+        add_node(index, "Gather", [source, picked], [target], {"axis": axis}, prefix=f"{result.name}_channels")
+        source = target
 
 
 def narrow_gather(surgery: Surgery, node: gs.Node) -> None:
@@ -177,8 +185,7 @@ def regather(surgery: Surgery, tensor: gs.Tensor, moved: Regather) -> None:
         replace_uses(index, tensor, source)
         return
     set_output(index, producer, slot, variable(index, tensor.name))
-    picked = constant(index, f"{tensor.name}_channels", wanted)
-    add_node(index, "Gather", [source, picked], [tensor], {"axis": axis}, prefix=f"{tensor.name}_channels")
+    _gather(surgery, source, tensor, {axis: wanted})
 
 
 def _axis(surgery: Surgery, tensor: gs.Tensor, axis: int) -> int:
