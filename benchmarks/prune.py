@@ -1,7 +1,7 @@
 """Filter pruning: accuracy and latency against multiply-adds, beside Torch-Pruning and onnxsim.
 
     python -m benchmarks.prune [--models plain,resnet20] [--shares 0.75,0.5,0.35,0.25] [--cache DIR]
-                               [--torch-python PYTHON] [--fresh]
+                               [--torch-python PYTHON] [--fresh] [--keep]
     python -m benchmarks.prune --large resnet50,vgg16_bn,mobilenet_v2
     python -m benchmarks.prune --report
 
@@ -128,7 +128,7 @@ def top1(model: Path, images: Any, labels: Any) -> float:
     return right / len(images)
 
 
-def compare(name: str, cache: Path, shares: Sequence[float], python: str, fresh: bool) -> dict[str, Any]:
+def compare(name: str, cache: Path, shares: Sequence[float], python: str, fresh: bool, keep: bool) -> dict[str, Any]:
     """Every tool on one zoo net."""
     case = corpus.build(name, cache)
     folder = cache / "prune"
@@ -138,8 +138,13 @@ def compare(name: str, cache: Path, shares: Sequence[float], python: str, fresh:
     for tool, its in made.items():
         score(its, original, case)
         (folder / f"{name}.{tool}.json").write_text(json.dumps({"rows": its}, indent=1))
-    ours = graphopt_rows(name, case.model, folder, case.calibration, (None, *shares), {})
+    known = folder / f"{name}.graphopt.json"
+    if keep and known.is_file():
+        ours = json.loads(known.read_text())["rows"]
+    else:
+        ours = graphopt_rows(name, case.model, folder, case.calibration, (None, *shares), {})
     score(ours, original, case)
+    known.write_text(json.dumps({"rows": ours}, indent=1))
     rows = [{"tool": tool, **row} for tool, its in {"graphopt": ours, **made}.items() for row in its]
     chosen = {f"{row['tool']} {row['wanted']}": row for row in rows if row.get("chosen")}
     models = {"original": case.model} | {key: Path(row["path"]) for key, row in chosen.items()}
@@ -217,6 +222,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=corpus.CACHE)
     parser.add_argument("--torch-python", default=sys.executable, help="interpreter with torch and torch-pruning")
     parser.add_argument("--fresh", action="store_true", help="run the other tools again")
+    parser.add_argument("--keep", action="store_true", help="take graphopt's own models from the cache, too")
     parser.add_argument("--report", action="store_true", help="only write the tables again")
     options = parser.parse_args()
     cache = options.cache.resolve()
@@ -227,7 +233,9 @@ def main() -> None:
         jobs = [("zoo", name) for name in options.models.split(",") if name] or [("zoo", name) for name in corpus.ZOO]
     for part, name in jobs:
         found = (
-            large(name, cache) if part == "large" else compare(name, cache, shares, options.torch_python, options.fresh)
+            large(name, cache)
+            if part == "large"
+            else compare(name, cache, shares, options.torch_python, options.fresh, options.keep)
         )
         kept.setdefault(part, {})[name] = found
         RESULTS.parent.mkdir(exist_ok=True)
