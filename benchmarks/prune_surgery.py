@@ -88,7 +88,7 @@ def measured(path: Path, draws: int, share: float, first: int = 0) -> Result:
             times.append(time.thread_time() - began)
             verify(smaller)
             masked = answers(channels.mask(found, selection), feed)
-            fault, difference = compared(masked, answers(smaller, feed))
+            fault, difference = compared(masked, answers(smaller, feed), before)
             result.effect = max(result.effect, compared(before, masked)[1])
             sizes.append(elements(smaller) / elements(model))
             result.difference = max(result.difference, difference)
@@ -111,8 +111,14 @@ def answers(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> Mapping[s
     return runtime.run(runtime.session(model, threads=2, optimize=False), feed)
 
 
-def compared(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[str, float]:
-    """What is wrong with answers, and how far they are off."""
+def compared(
+    wanted: Mapping[str, Any], given: Mapping[str, Any], scales: Mapping[str, Any] | None = None
+) -> tuple[str, float]:
+    """What is wrong with answers, and how far they are off.
+
+    Relative to the largest of each output of what is wanted, or of ``scales`` where that is larger: a sigmoid that
+    masking left at 1e-5 is not known to seven digits.
+    """
     worst = 0.0
     for name, one in wanted.items():
         other = given[name]
@@ -125,7 +131,11 @@ def compared(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[str, 
         finite = np.isfinite(one)
         if not np.array_equal(finite, np.isfinite(other)):
             return f"output '{name}' is not finite in the same places", worst
-        scale = float(np.abs(one[finite]).max(initial=0.0)) or 1.0
+        scale = float(np.abs(one[finite]).max(initial=0.0))
+        if scales is not None:
+            usual = np.abs(scales[name][np.isfinite(scales[name])])
+            scale = max(scale, float(usual.max(initial=0.0)))
+        scale = scale or 1.0
         off = float(np.abs(one[finite].astype(np.float64) - other[finite]).max(initial=0.0)) / scale
         limit = LIMIT if one.dtype.itemsize >= 4 else 2e-2
         worst = max(worst, off)
