@@ -65,4 +65,14 @@ def load_target(name: str | os.PathLike[str] | Target) -> Target:
     return read_profile(path, parents=profile_path)
 
 
-__all__ = ["PLANNED", "TARGETS", "Hardware", "Int8Rules", "Target", "cpu_description", "load_target", "profile_path", "usable_cores"]
+__all__ = [
+    "PLANNED",
+    "TARGETS",
+    "Hardware",
+    "Int8Rules",
+    "Target",
+    "cpu_description",
+    "load_target",
+    "profile_path",
+    "usable_cores",
+]
