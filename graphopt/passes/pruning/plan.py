@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -50,6 +50,16 @@ class Path:
     """
 
     steps: tuple[Step, ...]
+    _walk: _Walk | None = field(default=None, repr=False, compare=False)
+
+    def within(self, macs: float) -> Step:
+        """The plan for a share of multiply-adds: the first of the path within it, with what fits given back.
+
+        The step that crosses the budget may overshoot it by far, where a wide residual stream is cut. Then other groups
+        get channels back, those first whose loss is predicted to make the most noise.
+        """
+        step = self.at(macs=macs)
+        return step if self._walk is None or step.macs > macs else self._walk.given_back(step, macs)
 
     def at(self, *, macs: float | None = None, speedup: float | None = None, noise: float | None = None) -> Step:
         """The first plan that is within every budget given; the last where none is.
@@ -90,15 +100,21 @@ def plan_path(
         scope: "global": cut where it costs least; "uniform": the same share of every group.
     """
     usable = [ladder for ladder in ladders if all(number in curves for number in ladder.groups)]
-    walk = _Walk(dependencies, curves, costs, price)
-    if scope == "uniform":
-        return walk.uniform(usable)
-    return walk.greedy(usable)
+    walk = _Walk(dependencies, curves, costs, price, usable)
+    return walk.uniform() if scope == "uniform" else walk.greedy()
 
 
 class _Walk:
-    def __init__(self, dependencies: Dependencies, curves: Mapping[int, Curve], costs: Costs, price: Price) -> None:
+    def __init__(
+        self,
+        dependencies: Dependencies,
+        curves: Mapping[int, Curve],
+        costs: Costs,
+        price: Price,
+        ladders: Sequence[Ladder],
+    ) -> None:
         self.dependencies = dependencies
+        self.ladders = ladders
         self.curves = curves
         self.costs = costs
         self.removed = [0] * len(dependencies)
@@ -108,7 +124,8 @@ class _Walk:
         self.shares = {"macs": (1.0, 0.0), "latency": (0.0, 1.0), "both": (0.5, 0.5)}[price]
         self.steps = [Step({}, 1.0, 1.0, 0.0)]
 
-    def greedy(self, ladders: Sequence[Ladder]) -> Path:
+    def greedy(self) -> Path:
+        ladders = self.ladders
         places = [0] * len(ladders)
         heap: list[tuple[float, int, int, int]] = []
 
@@ -126,21 +143,21 @@ class _Walk:
                 continue
             # Counts that are passed over are plans, too: a budget may lie between.
             for place in range(places[number] + 1, target + 1):
-                self._take(ladders[number], place)
+                self._take(self.ladders[number], place)
             places[number] = target
             push(number)
-        return Path(tuple(self.steps))
+        return Path(tuple(self.steps), self)
 
-    def uniform(self, ladders: Sequence[Ladder]) -> Path:
+    def uniform(self) -> Path:
         moves = [
             (float(count / ladder.counts[0]), number, place)
-            for number, ladder in enumerate(ladders)
+            for number, ladder in enumerate(self.ladders)
             for place, count in enumerate(ladder.counts)
             if place
         ]
         for _, number, place in sorted(moves, key=lambda move: (-move[0], move[1])):
-            self._take(ladders[number], place)
-        return Path(tuple(self.steps))
+            self._take(self.ladders[number], place)
+        return Path(tuple(self.steps), self)
 
     def _best(self, ladder: Ladder, place: int) -> tuple[float, int] | None:
         """Least noise for what is saved over all further counts of a ladder, and the count's place; None: no more."""
@@ -169,3 +186,37 @@ class _Walk:
         kept = {n: self.dependencies[n].size - count for n, count in enumerate(self.removed) if count}
         noise = self.steps[-1].noise + added
         self.steps.append(Step(kept, self.now[0] / self.full_macs, self.now[1] / self.full_time, noise))
+
+    def given_back(self, step: Step, budget: float) -> Step:
+        """Give channels back as long as the multiply-adds stay within the budget."""
+        removed = [group.size - step.kept.get(group.number, group.size) for group in self.dependencies]
+        places = [self._place(ladder, removed) for ladder in self.ladders]
+        macs, time, noise = step.macs * self.full_macs, step.time * self.full_time, step.noise
+        while True:
+            best: tuple[float, int, float, float] | None = None
+            for number, (ladder, place) in enumerate(zip(self.ladders, places, strict=True)):
+                if place == 0:
+                    continue
+                gained = self._noise(ladder, place) - self._noise(ladder, place - 1)
+                if best is not None and gained <= best[0]:
+                    continue
+                lost = ladder.kept[0] - ladder.kept[place - 1]
+                more_macs, more_time = (
+                    -float(each[0]) for each in self.costs.saved(removed, ladder.groups, lost[None])
+                )
+                if macs + more_macs <= budget * self.full_macs:
+                    best = gained, number, more_macs, more_time
+            if best is None:
+                kept = {n: self.dependencies[n].size - count for n, count in enumerate(removed) if count}
+                return Step(kept, macs / self.full_macs, time / self.full_time, noise)
+            gained, number, more_macs, more_time = best
+            places[number] -= 1
+            ladder = self.ladders[number]
+            for group, count in zip(ladder.groups, ladder.kept[0] - ladder.kept[places[number]], strict=True):
+                removed[group] = int(count)
+            macs, time, noise = macs + more_macs, time + more_time, noise - gained
+
+    @staticmethod
+    def _place(ladder: Ladder, removed: Sequence[int]) -> int:
+        kept = ladder.kept[0, 0] - removed[ladder.groups[0]]
+        return int(np.flatnonzero(ladder.kept[:, 0] == kept)[0])

@@ -44,6 +44,19 @@ def test_a_budget_is_met(price: str, share: float) -> None:
     assert step.macs == pytest.approx((cost(smaller.model).macs or 0) / (cost(dependencies.model).macs or 1))
 
 
+@pytest.mark.parametrize("share", [0.8, 0.55, 0.3])
+def test_what_fits_into_a_budget_is_given_back(share: float) -> None:
+    dependencies = chain(64, 256)
+    path = planned(dependencies, {0: 1.0, 1: 1.0})
+    plain, filled = path.at(macs=share), path.within(share)
+    assert plain.macs <= filled.macs <= share
+    assert filled.noise <= plain.noise
+    smaller = chain(filled.kept.get(0, 64), filled.kept.get(1, 256))
+    assert filled.macs == pytest.approx((cost(smaller.model).macs or 0) / (cost(dependencies.model).macs or 1))
+    step = max(before.macs - after.macs for before, after in zip(path.steps, path.steps[1:], strict=False))
+    assert share - filled.macs < step
+
+
 def test_what_costs_least_goes_first() -> None:
     step = planned(chain(64, 64), {0: 100.0, 1: 0.01}).at(macs=0.6)
     assert step.kept[1] < 64
