@@ -109,8 +109,8 @@ def _shapes(outputs: Any) -> list[tuple[int, ...]]:
     return [shape for one in each for shape in _shapes(one)]
 
 
-class TooLongError(Exception):
-    """The CPU time of one network is used up."""
+class TooLongError(BaseException):
+    """The CPU time of one network is used up; nothing within the tool is to catch it."""
 
 
 def _limited(seconds: int) -> None:
@@ -137,7 +137,7 @@ def run_torch(folder: Path, wanted: set[str]) -> None:
         _limited(LIMIT)
         try:
             row |= torch_pruning(architecture)
-        except Exception as error:
+        except (Exception, TooLongError) as error:
             row["error"] = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"[:200]
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
