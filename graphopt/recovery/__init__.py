@@ -1,7 +1,8 @@
 """Recovery: give a changed net weights with which it answers like the original, in closed form, without labels."""
 
-from graphopt.recovery.options import RefitOptions
+from graphopt.recovery.options import DATA_FREE, RefitOptions
 from graphopt.recovery.record import Recorded, record
 from graphopt.recovery.refitting import LayerFit, Refitted, refit
+from graphopt.recovery.synthetic import synthetic_feeds
 
-__all__ = ["LayerFit", "Recorded", "RefitOptions", "Refitted", "record", "refit"]
+__all__ = ["DATA_FREE", "LayerFit", "Recorded", "RefitOptions", "Refitted", "record", "refit", "synthetic_feeds"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import onnx
 
 from graphopt.errors import UnsupportedModelError
 from graphopt.recovery.behind import Behind, behind
+from graphopt.recovery.changes import same_filters, unchanged
 from graphopt.recovery.columns import Places, arranged, columns, positions_shape
 from graphopt.recovery.layers import Array, Layer, Weights, find_layers, read_weights, write_weights
 from graphopt.recovery.least_squares import Rows, fit
@@ -96,6 +97,9 @@ def refit(
     net = Net(changed)
     found, refused = find_layers(net)
     fits = {name: LayerFit(name, reason=reason) for name, reason in refused.items()}
+    untouched = _untouched(original if recorded is None else recorded.net, net, found, kept)
+    fits.update({name: LayerFit(name, reason="nothing up to it was changed") for name in untouched})
+    found = tuple(layer for layer in found if layer.name not in untouched)
     if recorded is None:
         names = {layer.name for layer in found if layers is None or layer.name in layers}
         known = record(original, feeds, options=options, layers=names, threads=threads, seed=seed)
@@ -132,6 +136,22 @@ def refit(
         known.close()
     order = {name: number for number, step in enumerate(net.steps) for node in step for name in node.output}
     return Refitted(net.to_model(), tuple(sorted(fits.values(), key=lambda each: order[each.layer])))
+
+
+def _untouched(original: onnx.ModelProto | Net, net: Net, layers: Sequence[Layer], kept: Kept) -> frozenset[str]:
+    """Layers whose input and filters are the original's."""
+    old = original if isinstance(original, Net) else Net(original)
+    same = unchanged(old, net, kept)
+    before = {layer.name: layer for layer in find_layers(old)[0]}
+    return frozenset(
+        layer.name
+        for layer in layers
+        if layer.name in before
+        and layer.input in same
+        and before[layer.name].input == layer.input
+        # What reads a whole tensor can only have lost filters.
+        and same_filters(old, net, before[layer.name], layer, next(iter(kept.get(layer.name, {}).values()), None))
+    )
 
 
 def _wanted(layer: Layer, after: Behind) -> list[str]:
