@@ -131,7 +131,9 @@ def factor(moments: Moments, owner: Owner, weights: Weights, sensitivity: float)
         at = np.nonzero(empty)
         inverse[at[0], at[1], at[0], at[1]] = 1
         values = np.where(empty[:, :, None], 0.0, values)
-    return Factor(owner.channels, inverse, _narrowed(values), sensitivity / max(moments.energy, 1e-30))
+    # A layer whose output never changes loses nothing.
+    worth = sensitivity / moments.energy if moments.energy > 0 else 0.0
+    return Factor(owner.channels, inverse, _narrowed(values), worth)
 
 
 def _mixed(weight: Floats, taps: npt.NDArray[Any]) -> Floats:

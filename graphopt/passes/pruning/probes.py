@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +29,8 @@ class Refit:
         loss: squared error over the power of the layer's output (about its mean, outputs weighed by their scale).
     """
 
-    weight: npt.NDArray[np.float32]
-    shift: npt.NDArray[np.float32]
+    weight: npt.NDArray[Any]
+    shift: npt.NDArray[Any]
     loss: float
 
 
@@ -70,8 +71,8 @@ def refit_without(moments: Moments, weights: Weights, gone: Indices) -> Refit:
     if reader.form == "scatter":
         shift = shift.reshape(blocks, -1, int(np.prod(stored.shape[2:]))).mean(axis=2)
     return Refit(
-        unmatrix(reader, fitted, stored.shape).astype(np.float32),
-        shift.reshape(-1).astype(np.float32),
+        unmatrix(reader, fitted, stored.shape).astype(stored.dtype),
+        shift.reshape(-1).astype(stored.dtype),
         error / max(moments.energy, 1e-30),
     )
 
@@ -84,13 +85,13 @@ def with_layer(model: onnx.ModelProto, reader: Reader, refit: Refit) -> onnx.Mod
     position, node = next((i, each) for i, each in enumerate(graph.node) if reader.name in each.output)
     weight, shift, before = "graphopt_probe_weight", "graphopt_probe_shift", "graphopt_probe_output"
     graph.initializer.append(numpy_helper.from_array(refit.weight, weight))
-    node.input[[0 if reader.form == "left" else 1][0]] = weight
+    node.input[0 if reader.form == "left" else 1] = weight
     factor = 1.0
     if node.op_type == "Gemm":
         factor = next((each.f for each in node.attribute if each.name == "alpha"), 1.0)
-    values = refit.shift * np.float32(factor)
+    values = refit.shift * refit.shift.dtype.type(factor)
     if reader.form in ("window", "scatter"):
-        dims = max(1, len(reader_kernel(graph, weight)))
+        dims = max(1, len(_kernel(graph, weight)))
         values = values.reshape(-1, *[1] * dims)
     elif reader.form == "left":
         values = values[:, None]
@@ -100,7 +101,7 @@ def with_layer(model: onnx.ModelProto, reader: Reader, refit: Refit) -> onnx.Mod
     return result
 
 
-def reader_kernel(graph: onnx.GraphProto, weight: str) -> tuple[int, ...]:
+def _kernel(graph: onnx.GraphProto, weight: str) -> tuple[int, ...]:
     """Kernel size of a convolution's weight."""
     return next(tuple(tensor.dims)[2:] for tensor in graph.initializer if tensor.name == weight)
 

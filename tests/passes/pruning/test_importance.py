@@ -165,3 +165,31 @@ def test_weights_behind_other_operators_are_read() -> None:
     assert weights.shape("t") == (4, 3)
     np.testing.assert_array_equal(weights["t"], (np.arange(12).reshape(3, 4) * [[1], [2], [3]]).T)
     assert weights.shape("x") is None
+
+
+def gemm_net(width: int) -> Dependencies:
+    proto = model(f"g (float[1,{width}] x) => (float[1,6] y) <float[{width},6] w> {{ r = Relu(x)  y = Gemm(r, w) }}")
+    every = np.arange(width)[:, None]
+    return Dependencies(proto, (Group(0, "g", width, (), tuple(TensorAxis(name, 1, every) for name in ("x", "r"))),))
+
+
+def test_few_samples_do_not_make_a_wide_layer_look_idle() -> None:
+    """Of 64 independent inputs seen 24 times, any 24 would say all the others on these samples, but on no others."""
+    net = gemm_net(64)
+    rng = np.random.default_rng(0)
+    fed = [{"x": np.abs(rng.normal(size=(1, 64))).astype(np.float32)} for _ in range(24)]
+    found = curves(net, "refit", collect_moments(net, find_readers(net), fed))
+    assert found[0].at(32) > 0.1
+
+
+def test_layers_that_see_infinity_are_left_out() -> None:
+    net = gemm_net(8)
+    fed = [{"x": np.full((1, 8), np.inf, np.float32)}]
+    assert collect_moments(net, find_readers(net), fed) == {}
+
+
+def test_a_layer_whose_output_never_changes_costs_nothing() -> None:
+    net = gemm_net(8)
+    fed = [{"x": np.ones((1, 8), np.float32)}] * 4
+    found = curves(net, "refit", collect_moments(net, find_readers(net), fed))
+    assert found[0].noise.max() < 1e-6
