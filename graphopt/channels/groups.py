@@ -47,7 +47,7 @@ class Member:
     parameter: str
     axis: int
     role: Role
-    indices: Indices
+    indices: Indices = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class TensorAxis:
 
     tensor: str
     axis: int
-    indices: Indices
+    indices: Indices = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ class Group:
     number: int
     name: str
     size: int
-    members: tuple[Member, ...]
-    tensors: tuple[TensorAxis, ...]
+    members: tuple[Member, ...] = field(repr=False)
+    tensors: tuple[TensorAxis, ...] = field(repr=False)
     parameters: int = 0
     keep: int = 1
 
@@ -96,6 +96,16 @@ class Group:
     def readers(self) -> tuple[str, ...]:
         """Names of the nodes whose weights consume the channels."""
         return tuple(dict.fromkeys(member.node for member in self.members if member.role == "reads"))
+
+    def __str__(self) -> str:
+        lines = [f"group {self.number}: {self.size} channels of {self.name}, at least {self.keep} must stay"]
+        for role, verb in (("writes", "written by"), ("follows", "followed by"), ("reads", "read by")):
+            lines += [
+                f"  {verb} {member.parameter} axis {member.axis} of {member.node} ({member.operator})"
+                for member in self.members
+                if member.role == role
+            ]
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -151,7 +161,7 @@ class Dependencies:
         shapes: the shapes of inputs that were asked for, by name.
     """
 
-    model: onnx.ModelProto
+    model: onnx.ModelProto = field(repr=False)
     groups: tuple[Group, ...]
     fixed: tuple[Fixed, ...] = ()
     balances: tuple[Balance, ...] = ()
@@ -167,6 +177,13 @@ class Dependencies:
 
     def __getitem__(self, number: int) -> Group:
         return self.groups[number]
+
+    def __str__(self) -> str:
+        lines = [str(group) for group in self.groups]
+        lines += [
+            f"cannot be cut: {len(fixed.indices)} channels of {fixed.node}, {fixed.reason}" for fixed in self.fixed
+        ]
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
