@@ -71,7 +71,7 @@ def find_layers(net: Net) -> tuple[tuple[Layer, ...], dict[str, str]]:
     """
     layers: list[Layer] = []
     refused: dict[str, str] = {}
-    uses: dict[str, int] = {}
+    uses: dict[int, int] = {}
     for number, (node,) in enumerate(net.steps):
         if node.domain not in ("", "ai.onnx"):
             continue
@@ -80,17 +80,24 @@ def find_layers(net: Net) -> tuple[tuple[Layer, ...], dict[str, str]]:
             refused[node.output[0]] = found
         elif found is not None:
             layers.append(found)
-            uses[node.input[1]] = uses.get(node.input[1], 0) + 1
+            if found.kind != "normalization":
+                weight = id(net.constants[node.input[1]])
+                uses[weight] = uses.get(weight, 0) + 1
     for layer in list(layers):
-        weight = net.steps[layer.step][0].input[1]
-        if uses[weight] > 1:
-            refused[layer.name] = f"its weights '{weight}' are those of {uses[weight]} layers"
+        name = net.steps[layer.step][0].input[1]
+        count = uses.get(id(net.constants[name]), 1)
+        # A copy of a normalization's few numbers costs nothing; one of a matrix would make the model larger.
+        if count > 1 and layer.kind != "normalization":
+            refused[layer.name] = f"its weights '{name}' are those of {count} layers"
             layers.remove(layer)
     return tuple(layers), refused
 
 
 def _layer(net: Net, number: int, node: onnx.NodeProto) -> Layer | str | None:
     """The layer that a node makes, why it is none, or None where it is of another kind altogether."""
+    overridable = [name for name in node.input[1:] if name in net.overridable]
+    if overridable and node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization"):
+        return f"a caller may feed '{overridable[0]}'"
     if node.op_type in ("Conv", "ConvTranspose"):
         return _convolution(net, number, node)
     if node.op_type in ("Gemm", "MatMul"):

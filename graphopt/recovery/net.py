@@ -13,6 +13,8 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
+from graphopt.model import initializers_are_constants, raise_ir_version
+
 # What is executed as one: a node, or the nodes that replaced it.
 Step = tuple[onnx.NodeProto, ...]
 
@@ -23,8 +25,9 @@ class Net:
     Attributes:
         model: the model it was made of.
         steps: its nodes, in an order in which they can be run; a step may be replaced by ``replace``.
-        constants: initializers and the values of Constant nodes, by name.
+        constants: initializers and the values of Constant nodes, by name; so are copies of them by Identity.
         producer: tensor -> the step that computes it.
+        overridable: constants that a caller may replace by feeding them.
         inputs: names of the tensors that a caller feeds.
     """
 
@@ -33,11 +36,19 @@ class Net:
         self.constants: dict[str, onnx.TensorProto] = {tensor.name: tensor for tensor in model.graph.initializer}
         self.steps: list[Step] = [(node,) for node in model.graph.node]
         self.producer: dict[str, int] = {}
+        # From IR version 4 on a caller may feed an initializer that is listed as an input (onnx/docs/IR.md, 'Graphs').
+        self.overridable = frozenset(
+            value.name
+            for value in model.graph.input
+            if value.name in self.constants and not initializers_are_constants(model)
+        )
         self._new: list[onnx.TensorProto] = []
         self._names = set(self.constants) | {value.name for value in model.graph.input}
         for number, (node,) in enumerate(self.steps):
             self._names.update(node.output)
             value = constant_value(node)
+            if value is None and node.op_type == "Identity" and node.domain in ("", "ai.onnx"):
+                value = self.constants.get(node.input[0])  # exporters write equal tensors once
             if value is not None:
                 self.constants[node.output[0]] = value
                 continue
@@ -79,35 +90,45 @@ class Net:
 
     def to_model(self) -> onnx.ModelProto:
         """Write the net as a model; constants that were replaced and that nothing reads any more are left out."""
-        before = {name for number in range(len(self.steps)) for name in reads((self.model.graph.node[number],))}
-        now = {name for step in self.steps for name in reads(step)} | self.outputs
-        gone = before - now
-        result = onnx.ModelProto()
-        skeleton = onnx.ModelProto()
-        for field, value in self.model.ListFields():
-            if field.name == "graph":
-                continue
-            if field.is_repeated:
-                getattr(skeleton, field.name).extend(value)
-            elif field.message_type is not None:
-                getattr(skeleton, field.name).CopyFrom(value)
-            else:
-                setattr(skeleton, field.name, value)
-        result.CopyFrom(skeleton)
-        graph = self.model.graph
-        for field, value in graph.ListFields():
-            if field.name in ("node", "initializer"):
-                continue
-            if field.is_repeated:
-                getattr(result.graph, field.name).extend(value)
-            else:
-                setattr(result.graph, field.name, value)
-        result.graph.node.extend(
-            node for step in self.steps for node in step if not (node.op_type == "Constant" and node.output[0] in gone)
+        model = self._with_all_constants()
+        read = set(self.outputs)
+        nodes: list[onnx.NodeProto] = []
+        for step in reversed(self.steps):
+            for node in reversed(step):
+                if node.output[0] in self.constants and node.output[0] not in read and node.output[0] in self.readers:
+                    continue
+                nodes.append(node)
+                read.update(reads((node,)))
+        model.graph.node.extend(reversed(nodes))
+        constants = list(model.graph.initializer)
+        del model.graph.initializer[:]
+        model.graph.initializer.extend(
+            tensor for tensor in constants if tensor.name in read or tensor.name not in self.readers
         )
-        result.graph.initializer.extend(tensor for tensor in graph.initializer if tensor.name not in gone)
-        result.graph.initializer.extend(tensor for tensor in self._new if tensor.name in now)
-        return result
+        return model
+
+    def _with_all_constants(self) -> onnx.ModelProto:
+        """The model without its nodes, with the constants of before and the new ones."""
+        model = onnx.ModelProto()
+        _copy_fields(self.model, model, "graph")
+        _copy_fields(self.model.graph, model.graph, "node")
+        model.graph.initializer.extend(self._new)
+        if self._new:
+            raise_ir_version(model, 4)
+        return model
+
+
+def _copy_fields(source: Any, result: Any, left_out: str) -> None:
+    """Copy all fields of a protobuf message but one."""
+    for field, value in source.ListFields():
+        if field.name == left_out:
+            continue
+        if field.is_repeated:
+            getattr(result, field.name).extend(value)
+        elif field.message_type is not None:
+            getattr(result, field.name).CopyFrom(value)
+        else:
+            setattr(result, field.name, value)
 
 
 def constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:

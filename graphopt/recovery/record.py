@@ -153,6 +153,8 @@ def record(
     found = [layer for layer in find_layers(net)[0] if layers is None or layer.name in layers]
     recorded = Recorded(net, {layer.name: _target(net, layer, options) for layer in found}, options, seed)
     names = list(dict.fromkeys(name for layer in found for name in _names(recorded, layer.name)))
+    if not names:
+        return recorded
     waiting = iter(feeds)
     first = next(waiting, None)
     if first is None:

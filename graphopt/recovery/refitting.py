@@ -91,7 +91,7 @@ def refit(
         recorded: what ``record`` made of the original and the samples, to be used again.
 
     Raises:
-        DataError: there is no sample, or no room for activations.
+        DataError: there is something to refit but no sample, or no room for activations.
         UnsupportedModelError: ONNX Runtime cannot run the original.
     """
     net = Net(changed)
@@ -99,14 +99,15 @@ def refit(
     fits = {name: LayerFit(name, reason=reason) for name, reason in refused.items()}
     untouched = _untouched(original if recorded is None else recorded.net, net, found, kept)
     fits.update({name: LayerFit(name, reason="nothing up to it was changed") for name in untouched})
+    following = {layer.name for layer in found if layer.kind != "normalization"}
     found = tuple(layer for layer in found if layer.name not in untouched)
     if recorded is None:
         names = {layer.name for layer in found if layers is None or layer.name in layers}
+        names -= {layer.name for layer in found if layer.kind == "normalization" and layer.input in following}
         known = record(original, feeds, options=options, layers=names, threads=threads, seed=seed)
     else:
         known = recorded
     todo: list[tuple[Layer, Behind]] = []
-    following = {layer.name for layer in found if layer.kind != "normalization"}
     for layer in found:
         if layers is not None and layer.name not in layers:
             continue

@@ -114,7 +114,10 @@ class Runner:
             part.graph.input.append(self._declared(name))
         part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
         part.graph.node.extend(node for step in steps for node in self.net.steps[step])
-        part.graph.initializer.extend(self.net.constants[name] for name in constants)
+        for name in constants:
+            tensor = part.graph.initializer.add()
+            tensor.CopyFrom(self.net.constants[name])
+            tensor.name = name
         return part
 
     def _declared(self, name: str) -> onnx.ValueInfoProto:

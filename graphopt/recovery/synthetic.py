@@ -57,4 +57,5 @@ def _smooth(values: Array, generator: np.random.Generator) -> Array:
     damped = spectrum / np.maximum(frequency, 1) ** (exponent / 2)
     smooth = np.fft.irfftn(damped, s=[values.shape[axis] for axis in axes], axes=axes)
     contrast, brightness = np.exp(generator.uniform(np.log(0.1), 0.0)), generator.normal(0.0, 0.5)
-    return (smooth / max(float(smooth.std()), 1e-12) * contrast + brightness).astype(values.dtype)
+    drawn: Array = (smooth / max(float(smooth.std()), 1e-12) * contrast + brightness).astype(values.dtype)
+    return drawn
