@@ -80,11 +80,14 @@ def _places(trace: Trace) -> Iterator[_Place]:
 def _grouped(places: Sequence[_Place]) -> list[Indices]:
     """Classes that show in the same parameters and tensors equally often, in ascending order."""
     touched: dict[int, list[tuple[int, int]]] = {}
+    # What shows in no parameter is padding that nobody reads. Parameters come first.
     for place in places:
         values, counts = np.unique(place.classes, return_counts=True)
         for value, count in zip(values.tolist(), counts.tolist(), strict=True):
-            if value:
+            if value and place.use is not None:
                 touched.setdefault(value, []).append((place.key, count))
+            elif value in touched:
+                touched[value].append((place.key, count))
     groups: dict[tuple[tuple[int, int], ...], list[int]] = {}
     for value in sorted(touched):
         groups.setdefault(tuple(touched[value]), []).append(value)

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import onnx_graphsurgeon as gs
 
-from graphopt.channels.rules import elementwise, linear, movement, normalization, pooling, sizes
+from graphopt.channels.rules import elementwise, linear, movement, normalization, pooling, quantized, recurrent, sizes
 from graphopt.channels.tracer import Tracer
 
 Rule: TypeAlias = Callable[[Tracer, gs.Node], None]
@@ -43,6 +43,9 @@ RULES: Mapping[str, Rule] = {
     "MatMul": linear.matmul,
     "MeanVarianceNormalization": normalization.mean_variance_normalization,
     "Pad": movement.pad,
+    **dict.fromkeys(("DequantizeLinear", "QuantizeLinear"), quantized.scaled),
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), recurrent.recurrent),
+    "DynamicQuantizeLinear": quantized.dynamic,
     **dict.fromkeys(("Shape", "Size"), sizes.shape_of),
     "Slice": movement.slices,
     "SpaceToDepth": movement.space_to_depth,
