@@ -172,14 +172,20 @@ def _crossing(cells: _Cells, asked: int) -> Counts:
 
 
 def _repaired(cells: _Cells, asked: Mapping[int, int]) -> Counts:
-    """Shares of all cells, rounded down, and then channels given and taken until all balances hold."""
+    """Shares of all cells, rounded down, and then channels given and taken until all balances hold.
+
+    Each group gives the share asked of it, or all give that of the group of which least is asked, whichever comes to
+    more: balances often tie the shares together.
+    """
     size = {number: int(cells.room[cells.group == number].sum()) for number in asked}
+    own = np.array([asked[int(number)] / size[int(number)] for number in cells.group])
+    starts = (own, np.full(len(own), own.min())) if own.min() < own.max() else (own,)
     for hundredths in range(100, 0, -2):
-        share = np.array([asked[int(number)] / size[int(number)] for number in cells.group])
-        taken = np.floor(share * cells.room * hundredths / 100 + 1e-9).astype(np.int64)
-        repaired = _repair(cells, asked, taken)
-        if repaired is not None and repaired.any():
-            return repaired
+        tries = [np.floor(share * cells.room * hundredths / 100 + 1e-9).astype(np.int64) for share in starts]
+        repaired = [found for found in (_repair(cells, asked, each) for each in tries) if found is not None]
+        best = max(repaired, key=lambda each: int(each.sum()), default=None)
+        if best is not None and best.any():
+            return best
     return np.zeros(len(cells.group), dtype=np.int64)
 
 
