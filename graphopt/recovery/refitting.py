@@ -97,7 +97,7 @@ def refit(
     net = Net(changed)
     found, refused = find_layers(net)
     fits = {name: LayerFit(name, reason=reason) for name, reason in refused.items()}
-    untouched = _untouched(original if recorded is None else recorded.net, net, found, kept)
+    untouched = _untouched(original if recorded is None else recorded.net, net, found, kept, options)
     fits.update({name: LayerFit(name, reason="nothing up to it was changed") for name in untouched})
     following = {layer.name for layer in found if layer.kind != "normalization"}
     found = tuple(layer for layer in found if layer.name not in untouched)
@@ -139,20 +139,24 @@ def refit(
     return Refitted(net.to_model(), tuple(sorted(fits.values(), key=lambda each: order[each.layer])))
 
 
-def _untouched(original: onnx.ModelProto | Net, net: Net, layers: Sequence[Layer], kept: Kept) -> frozenset[str]:
-    """Layers whose input and filters are the original's."""
+def _untouched(
+    original: onnx.ModelProto | Net, net: Net, layers: Sequence[Layer], kept: Kept, options: RefitOptions
+) -> frozenset[str]:
+    """Layers whose input and filters are the original's, and with them nothing to make up for."""
     old = original if isinstance(original, Net) else Net(original)
     same = unchanged(old, net, kept)
     before = {layer.name: layer for layer in find_layers(old)[0]}
-    return frozenset(
-        layer.name
-        for layer in layers
-        if layer.name in before
-        and layer.input in same
-        and before[layer.name].input == layer.input
+    names: set[str] = set()
+    for layer in layers:
+        twin = before.get(layer.name)
+        if twin is None or layer.input not in same or twin.input != layer.input:
+            continue
+        operand = behind(net, layer).operand if options.residual else None
         # What reads a whole tensor can only have lost filters.
-        and same_filters(old, net, before[layer.name], layer, next(iter(kept.get(layer.name, {}).values()), None))
-    )
+        remaining = next(iter(kept.get(layer.name, {}).values()), None)
+        if (operand is None or operand in same) and same_filters(old, net, twin, layer, remaining):
+            names.add(layer.name)
+    return frozenset(names)
 
 
 def _wanted(layer: Layer, after: Behind) -> list[str]:
