@@ -16,6 +16,9 @@ import numpy as np
 
 from graphopt.recovery.layers import Array
 
+# Most rows that wait for a product; blocks this long are still summed up well in float32.
+BLOCK_ROWS = 2048
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -68,19 +71,32 @@ class Moments:
 
     def __init__(self) -> None:
         self.count = 0
+        self._waiting: list[Rows] = []
         self._means: Array | None = None
         self._sums: list[Array] = []
 
     def add(self, rows: Rows) -> None:
-        """Take rows in. Products are in float32 over one block, sums in float64 over all."""
+        """Take rows in."""
+        self.count += rows.inputs.shape[1]
+        self._waiting.append(rows)
+        # Adding up a product costs as much as making it, unless it is one of many rows.
+        if sum(each.inputs.shape[1] for each in self._waiting) >= min(rows.inputs.shape[2], BLOCK_ROWS):
+            self._multiply()
+
+    def _multiply(self) -> None:
+        """Work off the rows that wait. Products are in float32 over one block, sums in float64 over all."""
+        if not self._waiting:
+            return
+        inputs = np.concatenate([rows.inputs for rows in self._waiting], axis=1)
+        residual = np.concatenate([rows.residual for rows in self._waiting], axis=1)
+        self._waiting = []
         if self._means is None:
             # Sums are taken about the first block's mean: they stay small beside the products.
-            self._means = rows.inputs.mean(axis=1, keepdims=True)
-        centred, residual = rows.inputs - self._means, rows.residual
-        turned = centred.transpose(0, 2, 1)
-        products = [turned @ centred, turned @ residual]
-        sums = [centred.sum(axis=1, dtype=np.float64), residual.sum(axis=1, dtype=np.float64)]
-        self.count += rows.inputs.shape[1]
+            self._means = inputs.mean(axis=1, keepdims=True)
+        inputs -= self._means
+        turned = inputs.transpose(0, 2, 1)
+        products = [turned @ inputs, turned @ residual]
+        sums = [inputs.sum(axis=1, dtype=np.float64), residual.sum(axis=1, dtype=np.float64)]
         if not self._sums:
             self._sums = [each.astype(np.float64) for each in (*products, *sums)]
             return
@@ -89,6 +105,7 @@ class Moments:
 
     def solve(self, ridge: float) -> Solution | None:
         """Solve for one ridge; None where the equations are singular."""
+        self._multiply()
         assert self._means is not None
         gram, cross, inputs, residual = self._sums
         inputs, residual = inputs / self.count, residual / self.count

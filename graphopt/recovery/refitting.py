@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 
 from graphopt.errors import UnsupportedModelError
 from graphopt.recovery.behind import Behind, behind
 from graphopt.recovery.changes import same_filters, unchanged
-from graphopt.recovery.columns import Places, arranged, columns, positions_shape
-from graphopt.recovery.layers import Array, Layer, Weights, find_layers, read_weights, write_weights
-from graphopt.recovery.least_squares import Rows, fit
+from graphopt.recovery.goals import Kept, remaining_filters, rows_of
+from graphopt.recovery.layers import Layer, Weights, find_layers, read_weights, write_weights
+from graphopt.recovery.least_squares import fit
 from graphopt.recovery.net import Net
 from graphopt.recovery.options import RefitOptions
 from graphopt.recovery.record import Feed, Recorded, record
 from graphopt.recovery.runner import Runner
 from graphopt.recovery.store import Store
 
-# Tensor -> axis -> indices of the original that remain.
-Kept = Mapping[str, Mapping[int, Places]]
-# One sample in so many chooses the ridge.
-HELD_OUT = 5
 # Noise to signal that float32 gives by itself: nothing to recover.
 EXACT = 1e-11
-BLOCK_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -173,14 +166,10 @@ def _reason(known: Recorded, layer: Layer, kept: Kept, following: Collection[str
     if not known.has(layer.name):
         return "the original has no layer of this name"
     width = known.shape(layer.name, 0)[-1]
-    indices = _channels(kept, layer.name, len(known.shape(layer.name, 0)), layer.channel_axis)
+    indices = remaining_filters(kept, layer.name, len(known.shape(layer.name, 0)), layer.channel_axis)
     if (width if indices is None else len(indices)) != layer.outputs:
         return f"it has {layer.outputs} outputs, the original's layer {width}, and it is not known which remain"
     return ""
-
-
-def _channels(kept: Kept, name: str, rank: int, axis: int) -> Places | None:
-    return kept.get(name, {}).get(axis % rank)
 
 
 def _refit_layer(
@@ -193,7 +182,7 @@ def _refit_layer(
     weights = read_weights(net, layer)
     total = sum(len(known.places(layer.name, batch)) for batch in range(known.batches))
 
-    rows = _rows(net, runner.store, known, kept, layer, after, weights)
+    rows = rows_of(net, runner.store, known, kept, layer, after, weights)
     outcome = fit(rows, options.ridges, primal=total > layer.unknowns)
     if outcome is None:
         return LayerFit(layer.name, reason="there are too few samples, or they make it NaN or infinite")
@@ -205,96 +194,3 @@ def _refit_layer(
         return LayerFit(layer.name, outcome.before, outcome.before, reason=reason)
     write_weights(net, layer, Weights(weights.matrix + change.matrix, weights.bias + change.bias.reshape(-1)))
     return LayerFit(layer.name, outcome.before, outcome.after, change.ridge)
-
-
-def _rows(
-    net: Net, store: Store, known: Recorded, kept: Kept, layer: Layer, after: Behind, weights: Weights
-) -> Iterator[Rows]:
-    """Yield what the filters see at the recorded positions, and what the present weights leave unexplained."""
-    for batch in range(known.batches):
-        shape = store.shape(layer.input, batch)
-        sizes = positions_shape(net, layer, shape)
-        old = known.shape(layer.name, batch)
-        axis = layer.channel_axis
-        remaining, places = _remaining(kept.get(layer.name, {}), old, axis, known.places(layer.name, batch))
-        target = _target(store, known, kept, layer, after, batch, remaining, places)
-        held = _held_out(known, batch, sizes, places)
-        values = arranged(net, layer, store.get(layer.input, batch))
-        step = max(1, BLOCK_BYTES // (4 * layer.unknowns * layer.groups))
-        for start in range(0, len(places), step):
-            part = slice(start, start + step)
-            seen = columns(net, layer, shape, values, places[part])
-            wanted = target[part].reshape(seen.shape[1], layer.groups, -1).transpose(1, 0, 2)
-            residual = wanted - seen @ weights.matrix - weights.bias.reshape(layer.groups, 1, -1)
-            for flag in (False, True):
-                chosen = held[part] == flag
-                if chosen.any():
-                    power = float(np.square(wanted[:, chosen], dtype=np.float64).sum())
-                    yield Rows(seen[:, chosen], residual[:, chosen], power, flag)
-
-
-def _target(
-    store: Store,
-    known: Recorded,
-    kept: Kept,
-    layer: Layer,
-    after: Behind,
-    batch: int,
-    remaining: Places | None,
-    places: Places,
-) -> Array:
-    """What a layer should give at the recorded positions, [positions, filters]."""
-    channels = _channels(kept, layer.name, len(known.shape(layer.name, batch)), layer.channel_axis)
-    target = _chosen(known.values(layer.name, batch), remaining, channels)
-    if after.operand is None:
-        return target
-    other = np.moveaxis(store.get(after.operand, batch), layer.channel_axis, -1)
-    missing = _chosen(known.sums(layer.name, batch), remaining, channels) - after.shift
-    missing -= other.reshape(-1, other.shape[-1])[places]
-    # A channel that the normalization sets to zero cannot make up for anything.
-    live = after.factor != 0
-    return np.where(live, missing / np.where(live, after.factor, 1), target)
-
-
-def _chosen(values: Array, remaining: Places | None, channels: Places | None) -> Array:
-    if remaining is not None:
-        values = values[remaining]
-    chosen: Array = values if channels is None else values[:, channels]
-    return chosen
-
-
-def _remaining(
-    kept: Mapping[int, Places], old: tuple[int, ...], channel_axis: int, places: Places
-) -> tuple[Places | None, Places]:
-    """Carry positions over to a tensor that lost some of them.
-
-    Returns:
-        which of the positions remain (None: all), and where they are in the narrower tensor.
-    """
-    rank = len(old)
-    order = [axis for axis in range(rank) if axis != channel_axis % rank]
-    if not any(axis in kept for axis in order):
-        return None, places
-    index = list(np.unravel_index(places, old[:-1]))
-    sizes = list(old[:-1])
-    there = np.ones(len(places), dtype=bool)
-    for slot, axis in enumerate(order):
-        if axis in kept:
-            new = np.full(old[slot], -1, dtype=np.int64)
-            new[kept[axis]] = np.arange(len(kept[axis]))
-            index[slot], sizes[slot] = new[index[slot]], len(kept[axis])
-            there &= index[slot] >= 0
-    chosen = np.flatnonzero(there)
-    return chosen, np.ravel_multi_index([each[chosen] for each in index], sizes).astype(np.int64)
-
-
-def _held_out(known: Recorded, batch: int, sizes: tuple[int, ...], places: Places) -> npt.NDArray[np.bool_]:
-    """Which positions are for the choice of the ridge: those of every fifth sample; of few samples, every fifth."""
-    if known.samples < HELD_OUT:
-        few: npt.NDArray[np.bool_] = np.arange(len(places)) % HELD_OUT == HELD_OUT - 1
-        return few
-    sample: Places = np.full(len(places), known.starts[batch], dtype=np.int64)
-    if known.count(batch) > 1:
-        sample += np.unravel_index(places, sizes)[0]
-    held: npt.NDArray[np.bool_] = sample % HELD_OUT == HELD_OUT - 1
-    return held
