@@ -20,7 +20,7 @@ Indices = npt.NDArray[np.int64]
 
 # Channels given up between two updates of the inverse: this share of those that remain. Within such a lot the
 # candidates (three times as many) are still updated after each one.
-LOT = 1 / 48
+LOT = 1 / 32
 CANDIDATES = 3
 
 

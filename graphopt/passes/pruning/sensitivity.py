@@ -20,10 +20,10 @@ from graphopt.passes.quantize_int8.quality import make_probe, noise
 # Shares of a layer's inputs tried, until its error is that large.
 SHARES = (1 / 3, 1 / 2, 2 / 3, 5 / 6)
 ENOUGH = 0.02
-# Most layers that are probed; the others get what their neighbours have.
-MOST_LAYERS = 96
-# Multiply-adds that all probes may take together, and the samples of each that follow from it.
-WORK = 2e12
+# Multiply-adds that all probes may take together, and what follows from it: how many layers are probed (the others get
+# what their neighbours have), on how many samples each.
+WORK = 1e12
+LEAST_LAYERS, MOST_LAYERS = 32, 96
 LEAST_SAMPLES, MOST_SAMPLES = 6, 48
 
 
@@ -48,8 +48,9 @@ def sensitivities(
     """
     weights = Weights(model)
     names = [name for name, found in moments.items() if found.energy > 0]
-    if len(names) > MOST_LAYERS:
-        names = [names[at] for at in np.unique(np.linspace(0, len(names) - 1, MOST_LAYERS).round().astype(int))]
+    most = int(np.clip(WORK / max(macs * LEAST_SAMPLES, 1.0), LEAST_LAYERS, MOST_LAYERS))
+    if len(names) > most:
+        names = [names[at] for at in np.unique(np.linspace(0, len(names) - 1, most).round().astype(int))]
     samples = int(np.clip(WORK / max(macs * len(names), 1.0), LEAST_SAMPLES, MOST_SAMPLES))
     probe = make_probe(model, feeds, samples, threads)
     measured: dict[str, float] = {}
