@@ -55,6 +55,10 @@ class SizeValues:
         return {name: node for node in self._model.graph.node for name in node.output if name}
 
     @cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: place for place, node in enumerate(self._model.graph.node) for name in node.output if name}
+
+    @cached_property
     def _constants(self) -> dict[str, onnx.TensorProto]:
         return {tensor.name: tensor for tensor in self._model.graph.initializer}
 
@@ -85,7 +89,7 @@ class SizeValues:
             elif node.output[0] not in steps:
                 steps[node.output[0]] = node
                 pending.extend(one for one in node.input if one)
-        nodes = [node for node in self._model.graph.node if node.output and node.output[0] in steps]
+        nodes = [steps[one] for one in sorted(steps, key=lambda one: self._places.get(one, 0))]
         graph = onnx.helper.make_graph(nodes, "sizes", [], [onnx.ValueInfoProto(name=name)], list(given.values()))
         opsets = self._model.opset_import
         try:
@@ -135,11 +139,17 @@ class Concrete:
 
     def value(self, name: str) -> npt.NDArray[Any] | None:
         """The value of a small tensor that is computed from sizes; None where it depends on sizes that are open."""
+        found, holds = self.entries(name)
+        return found if found is not None and holds.all() else None
+
+    def entries(self, name: str) -> tuple[npt.NDArray[Any] | None, npt.NDArray[np.bool_]]:
+        """The value of a small tensor computed from sizes, and which entries hold for any size of the input."""
         found = self._values.get(name)
         if found is None or not self.is_asked:
-            return found
+            return found, np.ones(() if found is None else found.shape, dtype=bool)
         other = self._other._values.get(name)
-        return found if other is not None and np.array_equal(found, other) else None
+        same = other is not None and other.shape == found.shape
+        return found, np.asarray(found == other) if same else np.zeros(found.shape, dtype=bool)
 
 
 class Values(Mapping[str, npt.NDArray[Any]]):
@@ -147,6 +157,10 @@ class Values(Mapping[str, npt.NDArray[Any]]):
 
     def __init__(self, concrete: Concrete) -> None:
         self._concrete = concrete
+
+    def entries(self, name: str) -> tuple[npt.NDArray[Any] | None, npt.NDArray[np.bool_]]:
+        """The value, None where it is not computed from sizes alone; which entries hold for any size of the input."""
+        return self._concrete.entries(name)
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
         found = self._concrete.value(name)

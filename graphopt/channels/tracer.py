@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 from graphopt.channels.fields import along, axes_of, compress, reshaped, take_first
 from graphopt.channels.groups import Role
 from graphopt.channels.labels import Field
+from graphopt.channels.shapes import Values
 from graphopt.channels.trace import Blocks, Trace
 from graphopt.graph import is_constant, is_op, values_of
 
@@ -73,7 +74,7 @@ class Tracer:
     """
 
     trace: Trace
-    values: Mapping[str, npt.NDArray[Any]]
+    values: Values
     opset: int
     is_open: bool
     uses: list[Use] = field(default_factory=list)
@@ -93,6 +94,16 @@ class Tracer:
         """The value of a constant, or of a small tensor computed from sizes."""
         found = values_of(tensor)
         return self.values.get(tensor.name) if found is None else found
+
+    def integers(self, tensor: gs.Tensor) -> list[int | None] | None:
+        """The entries of a vector of integers, None for those that depend on open sizes; None where it is unknown."""
+        found = values_of(tensor)
+        if found is not None:
+            return [int(one) for one in found.reshape(-1)]
+        found, holds = self.values.entries(tensor.name)
+        if found is None:
+            return None
+        return [int(one) if sure else None for one, sure in zip(found.reshape(-1), holds.reshape(-1), strict=True)]
 
     def put(self, tensor: gs.Tensor, fields: Iterable[Field], *, zero: bool = False) -> None:
         """Label a tensor. A label that is all of a tensor is pinned: nothing would remain of it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from graphopt.channels.labels import Field
 from graphopt.channels.rules.elementwise import LARGEST_CHECKED
 from graphopt.channels.rules.joining import Operand, joined
 from graphopt.channels.tracer import Tracer, named
+
+_ALL = range(64)
 
 
 def reshape(tracer: Tracer, node: gs.Node) -> None:
@@ -117,7 +119,8 @@ def slices(tracer: Tracer, node: gs.Node) -> None:
     if shape is None:
         tracer.pin_inputs(node, f"the shapes of {named(node)} are not known")
         return
-    bounds = slice_bounds(tracer, node, len(shape))
+    labelled = {axis for each in tracer.fields(source) for axis in axes_of(each)}
+    bounds = slice_bounds(tracer, node, len(shape), labelled)
     found = []
     for field in tracer.fields(source):
         each: Field | None = field
@@ -133,27 +136,37 @@ def slices(tracer: Tracer, node: gs.Node) -> None:
     tracer.put(node.outputs[0], found, zero=tracer.is_zero(source))
 
 
-def slice_bounds(tracer: Tracer, node: gs.Node, rank: int) -> dict[int, slice | None]:
-    """The bounds by axis; None where they are computed."""
-    given: list[list[int] | None] = []
-    for slot, name in enumerate(("starts", "ends", "axes", "steps"), 1):
-        if name in node.attrs:
-            given.append([int(one) for one in node.attrs[name]])
-        elif len(node.inputs) > slot and not node.inputs[slot].is_empty():
-            value = tracer.value(node.inputs[slot])
-            given.append(None if value is None else [int(one) for one in value.reshape(-1)])
-        else:
-            given.append([])
-    starts, ends, axes, steps = given
-    if axes is None or starts is None or ends is None or steps is None:
-        return dict.fromkeys(range(rank) if axes is None or not axes else [axis % rank for axis in axes])
+def slice_bounds(tracer: Tracer, node: gs.Node, rank: int, wanted: Container[int] = _ALL) -> dict[int, slice | None]:
+    """The bounds by axis, None where they are computed; only those of axes that are ``wanted`` are worked out."""
+    axes = _slice_argument(tracer, node, 3, "axes")
+    count = tracer.shape(node.inputs[1]) if len(node.inputs) > 1 else (len(node.attrs["starts"]),)
+    if axes is None or count is None:
+        return dict.fromkeys(range(rank))
+    places = [int(axis) % rank for axis in axes if axis is not None] or list(range(count[0]))
+    if not any(axis in wanted for axis in places):
+        return {}
+    starts, ends, steps = (
+        _slice_argument(tracer, node, slot, name) for slot, name in ((1, "starts"), (2, "ends"), (4, "steps"))
+    )
+    if starts is None or ends is None or steps is None:
+        return dict.fromkeys(places)
     found: dict[int, slice | None] = {}
-    for place, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        axis = (axes[place] if axes else place) % rank
-        step = steps[place] if steps else 1
-        # A negative end counts from the back, but one below the first element takes it in, too.
-        found[axis] = slice(start, None if step < 0 and end < -(1 << 30) else end, step)
+    for axis, start, end, step in zip(places, starts, ends, steps or [1] * len(places), strict=True):
+        if start is None or end is None or step is None:
+            found[axis] = None
+        else:
+            # A negative end counts from the back, but one far below the first element takes it in, too.
+            found[axis] = slice(start, None if step < 0 and end < -(1 << 30) else end, step)
     return found
+
+
+def _slice_argument(tracer: Tracer, node: gs.Node, slot: int, name: str) -> list[int | None] | None:
+    """One argument of a Slice, an attribute in old models; empty where it is left out, None where it is unknown."""
+    if name in node.attrs:
+        return [int(one) for one in node.attrs[name]]
+    if len(node.inputs) <= slot or node.inputs[slot].is_empty():
+        return []
+    return tracer.integers(node.inputs[slot])
 
 
 def gather(tracer: Tracer, node: gs.Node) -> None:
@@ -227,20 +240,19 @@ def pad(tracer: Tracer, node: gs.Node) -> None:
     tracer.put(node.outputs[0], found, zero=tracer.is_zero(source) and mode == "constant" and _pads_zeros(tracer, node))
 
 
-def _pad_amounts(tracer: Tracer, node: gs.Node, rank: int) -> list[tuple[int, int]] | None:
-    amounts = node.attrs.get("pads", node.attrs.get("paddings"))
-    if amounts is None:
-        amounts = None if len(node.inputs) < 2 else tracer.value(node.inputs[1])
-    if amounts is None:
-        return None
-    amounts = [int(one) for one in np.asarray(amounts).reshape(-1)]
+def _pad_amounts(tracer: Tracer, node: gs.Node, rank: int) -> list[tuple[int | None, int | None]] | None:
+    """What is added before and behind along each axis, None where that depends on open sizes."""
+    given = node.attrs.get("pads", node.attrs.get("paddings"))
+    amounts: list[int | None] | None = None if given is None else [int(one) for one in given]
+    if given is None and len(node.inputs) > 1:
+        amounts = tracer.integers(node.inputs[1])
     axes: Sequence[int] = range(rank)
     if len(node.inputs) > 3 and not node.inputs[3].is_empty():
         value = tracer.value(node.inputs[3])
-        if value is None:
-            return None
-        axes = [int(one) % rank for one in value.reshape(-1)]
-    found = [(0, 0)] * rank
+        axes = [] if value is None else [int(one) % rank for one in value.reshape(-1)]
+    if amounts is None or len(amounts) != 2 * len(axes):
+        return None
+    found: list[tuple[int | None, int | None]] = [(0, 0)] * rank
     for place, axis in enumerate(axes):
         found[axis] = (amounts[place], amounts[place + len(axes)])
     return found
