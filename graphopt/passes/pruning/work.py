@@ -131,7 +131,7 @@ class Pruning:
     def cut_only(self, share: float) -> onnx.ModelProto:
         """Return the model cut to a share of its multiply-adds in one step, without recovery: for the clock."""
         state = self._start()
-        return self._cut(state, state.path.at(macs=share))[0]
+        return self._cut(state, state.path.within(share))[0]
 
     def prune_evenly(self, share: float) -> Pruned:
         """Cut a share of the channels of every group, as near as the counts that kernels reward allow, and recover."""
@@ -275,9 +275,9 @@ class Pruning:
 
 
 def _from(path: Path, share: float) -> Collection[Step]:
-    """Plans from the first within a share of the multiply-adds on: real counts may lie a little above planned ones."""
+    """The plan for a share of the multiply-adds, then smaller ones: real counts may lie a little above planned ones."""
     first = path.steps.index(path.at(macs=share))
-    return path.steps[first:]
+    return (path.within(share), *path.steps[first:])
 
 
 def _composed(before: Kept, after: Kept) -> dict[str, dict[int, Indices]]:
