@@ -218,6 +218,18 @@ def test_sizes_that_are_computed_follow() -> None:
     assert outputs(result, fed)["y"].shape[0] == 5
 
 
+def test_one_channel_picked_by_its_number_is_found_under_its_new_one() -> None:
+    proto = model(
+        """g (float[N,3,6,6] x) => (float[N,2,6,6] y, float[N,6,6] one)
+        <float[8,3,1,1] w1, float[2,8,1,1] w2, int64 five>
+        { a = Conv(x, w1)  y = Conv(a, w2)  one = Gather<axis=1>(a, five) }""",
+        five=np.array(5),
+    )
+    result = halved(proto).model
+    assert initializer(result, "five").shape == ()
+    assert initializer(result, "five") < 5
+
+
 def test_layer_normalization_still_counts_the_channels_that_went() -> None:
     proto = model(
         """g (float[N,5,6] x) => (float[N,5,2] y) <float[6,8] w1, float[8] s, float[8] b, float[8,2] w2>

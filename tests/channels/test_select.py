@@ -133,6 +133,16 @@ def test_balances_over_several_groups_that_mesh() -> None:
     assert len(found[0]) >= 6
 
 
+def test_groups_that_balances_tie_together_lose_equal_shares_where_too_different_ones_were_asked() -> None:
+    joined = np.arange(24 + 216) // 80
+    concat = Balance("next", "reads", blocks_of({0: joined[:24], 1: joined[24:]}, 3))
+    own = Balance("conv", "writes", blocks_of({1: np.arange(216) // 72}, 3))
+    linked = dependencies([24, 216], concat, own)
+    found = select(linked, {0: np.arange(24.0), 1: np.arange(216.0)}, {0: 12, 1: 12})
+    check_selection(linked, found)
+    assert found
+
+
 def test_two_thousand_channels_in_crossing_blocks_are_chosen_in_time() -> None:
     where = np.arange(2048)
     crossing = dependencies([2048], partition("before", where // 256, 8), partition("after", where % 8, 8))

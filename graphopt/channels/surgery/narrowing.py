@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -135,11 +136,12 @@ class Surgery:
         old = node.inputs[slot] if slot < len(node.inputs) else None
         if id(old) in self._origins:
             old = self._origins[id(old)][0]  # cut along one axis before
-        key = (id(old), str(values.dtype), values.shape, values.tobytes())
+        values = np.asarray(values, order="C")
+        key = (id(old), str(values.dtype), values.shape, blake2b(values.reshape(-1).view(np.uint8).data).digest())
         made = self._made.get(key)
         if made is None:
             prefix = old.name if old is not None and old.name else f"{node.outputs[0].name}_sizes"
-            made = self._made[key] = constant(self.index, prefix, np.ascontiguousarray(values))
+            made = self._made[key] = constant(self.index, prefix, values)
             if old is not None and old.name:
                 self._origins[id(made)] = (old, made)
         set_input(self.index, node, slot, made)
@@ -154,10 +156,9 @@ class Surgery:
 
     def keep_names(self) -> None:
         """Give constants the names of those whose place they took, where nobody reads these any more."""
-        outputs = {id(tensor) for tensor in self.index.graph.outputs}
-        taken: set[int] = set()
+        taken = {id(tensor) for tensor in self.index.graph.outputs}
         for old, made in self._origins.values():
-            if made.outputs and not old.inputs and not old.outputs and id(old) not in outputs | taken:
+            if made.outputs and not old.inputs and not old.outputs and id(old) not in taken:
                 made.name = old.name
                 taken.add(id(old))
 
