@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,8 +29,10 @@ from graphopt.graph import Index, WorkGraph, constant, export_graph, import_grap
 from graphopt.passes.base import Candidate, Context, Declined, PassReport
 from graphopt.passes.sparse_weights import Found, Weight, compressed_bytes, find_weights, kept_above, kept_by_share
 from graphopt.passes.sparse_weights.choice import Mask
+from graphopt.recovery import Recorded, RefitOptions, record, refit
 from graphopt.report.figures import readable_bytes
 
+RECOVERIES = ("auto", "none", "refit")
 SCOPES = ("global", "lamp", "layer")
 # What is asked for, then gentler: the share, or the threshold, times these.
 BACK_OFF = (1.0, 0.75, 0.5, 0.25)
@@ -45,6 +49,9 @@ class PruneWeights:
             together, by magnitude beside the rest of the layer.
         keep_first: leave layers alone that no other layer stands before.
         keep_last: leave layers alone that no other layer stands behind.
+        recovery: ``refit``: the weights that are left are refitted on calibration samples towards what each layer gave
+            before, layer after layer; ``none``; ``auto``: by whether there are samples.
+        samples: the most calibration samples to refit with.
         exclude: names of nodes, separated by spaces, that are left alone.
     """
 
@@ -58,6 +65,8 @@ class PruneWeights:
     scope: str = "lamp"
     keep_first: bool = False
     keep_last: bool = False
+    recovery: str = "auto"
+    samples: int = 256
     exclude: str = ""
 
     def __post_init__(self) -> None:
@@ -67,6 +76,11 @@ class PruneWeights:
             raise UsageError(f"prune_weights.threshold is {self.threshold:g}; it must not be negative")
         if self.scope not in SCOPES:
             raise UsageError(f"prune_weights.scope is '{self.scope}'; it must be one of {', '.join(SCOPES)}")
+
+        if self.recovery not in RECOVERIES:
+            raise UsageError(f"prune_weights.recovery is '{self.recovery}'; it must be one of {', '.join(RECOVERIES)}")
+        if self.samples < 1:
+            raise UsageError(f"prune_weights.samples is {self.samples}; at least one sample is needed")
 
     def candidates(self, model: onnx.ModelProto, context: Context) -> Iterator[Candidate]:
         """Yield the model with what was asked for set to zero, then with three quarters, half and a quarter of it.
@@ -83,18 +97,35 @@ class PruneWeights:
         zeros_before = sum(int((weight == 0).sum()) for weight in weights)
         bytes_before = compressed_bytes(weights)
         last = 0
-        for factor in BACK_OFF:
-            masks = self._masks(weights, factor)
-            pruned = [np.where(mask, weight, weight.dtype.type(0)) for mask, weight in zip(masks, weights, strict=True)]
-            zeros = sum(int((weight == 0).sum()) for weight in pruned)
-            if factor == BACK_OFF[0] and zeros == zeros_before:
-                raise Declined(self._nothing(zeros, sum(weight.size for weight in weights)), untouched)
-            if zeros in (zeros_before, last):
-                continue
-            last = zeros
-            details = _details(found.weights, pruned, bytes_before)
-            report = PassReport(zeros - zeros_before, found.skipped, details)
-            yield Candidate(self._rewritten(model, pruned), report, _label(details), faster=False)
+        recovery = _Recovery(model, context, self.samples) if self._recovers(context) else None
+        try:
+            for factor in BACK_OFF:
+                masks = self._masks(weights, factor)
+                pruned = [
+                    np.where(mask, weight, weight.dtype.type(0)) for mask, weight in zip(masks, weights, strict=True)
+                ]
+                zeros = sum(int((weight == 0).sum()) for weight in pruned)
+                if factor == BACK_OFF[0] and zeros == zeros_before:
+                    raise Declined(self._nothing(zeros, sum(weight.size for weight in weights)), untouched)
+                if zeros in (zeros_before, last):
+                    continue
+                last = zeros
+                smaller = self._rewritten(model, pruned)
+                how = "none: there are no calibration samples" if self.recovery == "auto" else "none"
+                if recovery is not None:
+                    smaller, how = recovery.refitted(smaller)
+                    pruned = [weight.values for weight in self._find(import_graph(smaller)).weights]
+                details = _details(found.weights, pruned, bytes_before) | {"recovery": how}
+                report = PassReport(zeros - zeros_before, found.skipped, details)
+                yield Candidate(smaller, report, _label(details), faster=False)
+        finally:
+            if recovery is not None:
+                recovery.close()
+
+    def _recovers(self, context: Context) -> bool:
+        if self.recovery == "refit" and context.calibration is None:
+            raise Declined("prune_weights.recovery is 'refit', and there are no calibration samples")
+        return self.recovery != "none" and context.calibration is not None
 
     def _find(self, work: WorkGraph) -> Found:
         return find_weights(work.gs, keep_first=self.keep_first, keep_last=self.keep_last, exclude=self.exclude.split())
@@ -117,6 +148,39 @@ class PruneWeights:
         if self.threshold > 0:
             return f"no weight is smaller than {self.threshold:g}, but those that are zero"
         return f"{zeros / total:.1%} of the weights are zero already"
+
+
+class _Recovery:
+    """Refits what is left of the weights, towards one original on the same samples."""
+
+    def __init__(self, model: onnx.ModelProto, context: Context, samples: int) -> None:
+        self._model, self._context, self._samples = model, context, samples
+
+    @cached_property
+    def _recorded(self) -> Recorded:
+        feeds = islice(iter(self._context.calibration or ()), self._samples)
+        return record(self._model, feeds, threads=self._context.jobs, seed=self._context.seed)
+
+    def refitted(self, pruned: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
+        """The pruned model with the weights that are left refitted, and what was done in words."""
+        found = refit(
+            self._model,
+            pruned,
+            {},
+            (),
+            options=RefitOptions(keep_zeros=True),
+            threads=self._context.jobs,
+            seed=self._context.seed,
+            progress=self._context.progress,
+            recorded=self._recorded,
+        )
+        count = sum(not fit.reason for fit in found.fits)
+        return found.model, f"{count} layers refitted on {self._recorded.samples} samples"
+
+    def close(self) -> None:
+        """Give memory and files back."""
+        if "_recorded" in self.__dict__:
+            self._recorded.close()
 
 
 def _label(details: Mapping[str, Any]) -> str:

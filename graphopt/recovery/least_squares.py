@@ -18,6 +18,9 @@ from graphopt.recovery.layers import Array
 
 # Most rows that wait for a product; blocks this long are still summed up well in float32.
 BLOCK_ROWS = 2048
+# Conjugate gradients end when this share of the residual's energy is left, or after so many steps.
+CLOSE_ENOUGH = 1e-8
+MOST_ITERATIONS = 50
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,15 @@ class Outcome:
 
 
 class Moments:
-    """The equations from sums over rows: [groups, unknowns, unknowns] in memory."""
+    """The equations from sums over rows: [groups, unknowns, unknowns] in memory.
 
-    def __init__(self) -> None:
+    ``free`` says which weights may change, [groups, unknowns, filters of a group]; None: all.
+    """
+
+    def __init__(self, free: Array | None = None) -> None:
         self.count = 0
         self._waiting: list[Rows] = []
+        self._free = free
         self._means: Array | None = None
         self._sums: list[Array] = []
 
@@ -113,7 +120,8 @@ class Moments:
         if not np.isinf(ridge):
             system = gram / self.count - inputs[:, :, None] * inputs[:, None, :]
             right = cross / self.count - inputs[:, :, None] * residual[:, None, :]
-            solved = _solved(system, np.trace(system, axis1=1, axis2=2) / system.shape[1] * ridge, right)
+            load = np.trace(system, axis1=1, axis2=2) / system.shape[1] * ridge
+            solved = _solved(system, load, right) if self._free is None else _within(system, load, right, self._free)
             if solved is None:
                 return None
             matrix = solved
@@ -156,26 +164,61 @@ class Collected:
 
 def _solved(system: Array, load: Array, right: Array) -> Array | None:
     """Solve with something added to the diagonal; a group whose inputs never vary keeps its weights."""
-    diagonal = np.arange(system.shape[1])
-    system[:, diagonal, diagonal] += np.where(load > 0, load, 1.0)[:, None]
+    _add_to_diagonal(system, load)
     try:
         return np.asarray(np.linalg.solve(system, right))
     except np.linalg.LinAlgError:
         return None
 
 
-def fit(blocks: Iterable[Rows], ridges: Sequence[float], *, primal: bool) -> Outcome | None:
+def _add_to_diagonal(system: Array, load: Array) -> None:
+    diagonal = np.arange(system.shape[1])
+    system[:, diagonal, diagonal] += np.where(load > 0, load, 1.0)[:, None]
+
+
+def _within(system: Array, load: Array, right: Array, free: Array) -> Array:
+    """As ``_solved``, for the free unknowns of each filter, the others being zero: by conjugate gradients.
+
+    Each filter has a system of its own, the rows and columns of its free unknowns: to factor them all would cost as
+    many times as much as there are filters. All filters take a step at once; preconditioned with the diagonal
+    (Hestenes and Stiefel 1952).
+    """
+    _add_to_diagonal(system, load)
+    diagonal = np.einsum("gii->gi", system)[:, :, None]
+    solution = np.zeros_like(right)
+    left = right * free
+    direction = left / diagonal
+    energy = (left * direction).sum(axis=1, keepdims=True)
+    least = energy * CLOSE_ENOUGH
+    for _ in range(MOST_ITERATIONS):
+        image = (system @ direction) * free
+        curvature = (direction * image).sum(axis=1, keepdims=True)
+        length = np.where(curvature > 0, energy / np.where(curvature > 0, curvature, 1), 0)
+        solution += length * direction
+        left -= length * image
+        scaled = left / diagonal
+        new = (left * scaled).sum(axis=1, keepdims=True)
+        if (new <= least).all():
+            break
+        direction = scaled + np.where(energy > 0, new / np.where(energy > 0, energy, 1), 0) * direction
+        energy = new
+    return solution
+
+
+def fit(blocks: Iterable[Rows], ridges: Sequence[float], *, primal: bool, free: Array | None = None) -> Outcome | None:
     """Find the change of weights whose error on the held-out rows is least.
 
     Args:
         blocks: all rows; those held out choose among the ridges, then count like the others.
         ridges: ridges to choose from, in units of the mean square of a centred input.
         primal: whether there are more rows than unknowns.
+        free: which weights may change, bool [groups, unknowns, filters of a group]; None: all.
 
     Returns:
         the outcome, or None where there are too few rows to hold some out, or they are not finite.
     """
-    equations: Moments | Collected = Moments() if primal else Collected()
+    # The equations of the rows cannot tell weights apart: where some are fixed it takes those of the unknowns.
+    equations: Moments | Collected = Moments(free) if primal or free is not None else Collected()
     held: list[Rows] = []
     for rows in blocks:
         if rows.held_out:

@@ -17,6 +17,7 @@ class RefitOptions:
         record_bytes: bytes of outputs recorded of one layer; gives way to four positions for each input of a filter.
         residual: whether a layer whose output goes straight into an Add is fitted towards the original's sum.
         normalization: whether BatchNormalizations whose input is no refitted layer get new scales and shifts.
+        keep_zeros: whether weights that are zero stay zero, as those that were pruned must.
         memory: bytes of activations held in memory; more go to temporary files.
         run_memory: bytes of activations that one run of the original may hand out.
         batch: most samples that are run at once, where the model lets the batch be chosen.
@@ -29,6 +30,7 @@ class RefitOptions:
     record_bytes: int = 64 << 20
     residual: bool = True
     normalization: bool = True
+    keep_zeros: bool = False
     memory: int = 1 << 30
     run_memory: int = 256 << 20
     batch: int = 32

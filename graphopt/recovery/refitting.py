@@ -183,7 +183,8 @@ def _refit_layer(
     total = sum(len(known.places(layer.name, batch)) for batch in range(known.batches))
 
     rows = rows_of(net, runner.store, known, kept, layer, after, weights)
-    outcome = fit(rows, options.ridges, primal=total > layer.unknowns)
+    free = weights.matrix != 0 if options.keep_zeros else None
+    outcome = fit(rows, options.ridges, primal=total > layer.unknowns, free=free)
     if outcome is None:
         return LayerFit(layer.name, reason="there are too few samples, or they make it NaN or infinite")
     change = outcome.change

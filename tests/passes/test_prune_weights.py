@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,33 @@ def test_outputs_are_those_of_the_net_with_these_weights_and_biases_stay() -> No
                     w=weight_of(candidate.model, "last"))  # fmt: skip
     fed = feeds(proto)
     np.testing.assert_array_equal(outputs(candidate.model, fed)["y"], outputs(rebuilt, fed)["y"])
+
+
+def test_what_is_left_is_refitted_where_there_are_samples() -> None:
+    """The zeros stay, and the outputs come closer to the original's."""
+    proto = model(NET)
+    rng = np.random.default_rng(0)
+    given = [{"x": rng.normal(size=(1, 4, 8, 8)).astype(np.float32)} for _ in range(40)]
+    one = PruneWeights(share=0.6)
+    plain = next(one.candidates(proto, context()))
+    refitted = next(one.candidates(proto, replace(context(), calibration=given)))
+    assert plain.report.details["recovery"] == "none: there are no calibration samples"
+    assert refitted.report.details["recovery"].endswith("layers refitted on 40 samples")
+    assert refitted.report.details["zeros_by_layer"] == plain.report.details["zeros_by_layer"]
+    for node in ("first", "middle", "last"):
+        before, after = (weight_of(candidate.model, node) for candidate in (plain, refitted))
+        np.testing.assert_array_equal(before == 0, after == 0)
+    fed = feeds(proto, batch=32)
+    wanted, before, after = (outputs(each, fed)["y"] for each in (proto, plain.model, refitted.model))
+    assert np.square(after - wanted).sum() < 0.2 * np.square(before - wanted).sum()
+
+
+def test_recovery_can_be_left_out_or_insisted_on() -> None:
+    given = replace(context(), calibration=[feeds(model(NET), batch=1)])
+    left_out = next(PruneWeights(recovery="none").candidates(model(NET), given))
+    assert left_out.report.details["recovery"] == "none"
+    with pytest.raises(Declined, match="no calibration samples"):
+        pruned(model(NET), recovery="refit")
 
 
 def test_a_candidate_need_not_be_faster() -> None:
@@ -223,7 +251,10 @@ def test_nothing_to_do(options: dict[str, float], message: str) -> None:
         pruned(proto, **options)
 
 
-@pytest.mark.parametrize("options", [{"share": 0.0}, {"share": 1.0}, {"threshold": -1.0}, {"scope": "all"}])
+@pytest.mark.parametrize(
+    "options",
+    [{"share": 0.0}, {"share": 1.0}, {"threshold": -1.0}, {"scope": "all"}, {"recovery": "?"}, {"samples": 0}],
+)
 def test_options_are_checked(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=f"prune_weights.{next(iter(options))}"):
         PruneWeights(**options)
