@@ -13,7 +13,7 @@ import onnx
 
 from graphopt import runtime
 from graphopt.calibration.collect import shapes, with_outputs
-from graphopt.errors import DataError, UnsupportedModelError
+from graphopt.errors import DataError
 from graphopt.recovery.behind import behind
 from graphopt.recovery.columns import Places
 from graphopt.recovery.layers import Array, Layer, find_layers
@@ -141,7 +141,7 @@ def record(
         original: the model whose answers are right.
         feeds: samples; each feeds the model once. Read once.
         options: how many positions, how much memory.
-        layers: tensors written by the layers to record; all by default.
+        layers: tensors written by the layers to record; by default all, but for normalizations right behind another.
         threads: intra-op threads.
         seed: seed of the choice of positions.
 
@@ -150,16 +150,20 @@ def record(
         UnsupportedModelError: ONNX Runtime cannot run the model.
     """
     net = Net(original)
-    found = [layer for layer in find_layers(net)[0] if layers is None or layer.name in layers]
+    every = find_layers(net)[0]
+    if layers is None:
+        names = {layer.name for layer in every if layer.kind != "normalization"}
+        layers = names | {layer.name for layer in every if layer.input not in names}
+    found = [layer for layer in every if layer.name in layers]
     recorded = Recorded(net, {layer.name: _target(net, layer, options) for layer in found}, options, seed)
-    names = list(dict.fromkeys(name for layer in found for name in _names(recorded, layer.name)))
-    if not names:
+    outputs = list(dict.fromkeys(name for layer in found for name in _names(recorded, layer.name)))
+    if not outputs:
         return recorded
     waiting = iter(feeds)
     first = next(waiting, None)
     if first is None:
         raise DataError("calibration data holds no sample; give at least one")
-    sizes = {name: 4 * int(np.prod(shape)) for name, shape in shapes(original, names, first, threads).items()}
+    sizes = {name: 4 * int(np.prod(shape)) for name, shape in shapes(original, outputs, first, threads).items()}
     most = max(1, min(options.batch, options.run_memory // max(1, sum(sizes.values())))) if _free_batch(net) else 1
     for group in _joined(_chain(first, waiting), most):
         recorded.add_batch({name: np.concatenate([one[name] for one in group]) for name in group[0]}, len(group))
@@ -228,6 +232,4 @@ def _run(recorded: Recorded, layers: Sequence[str], threads: int) -> None:
         feed = {name: recorded.inputs.get(name, batch) for name in recorded.net.inputs if name in recorded.inputs}
         outputs = runtime.run(opened, feed, names)
         for layer in layers:
-            if not np.isfinite(outputs[layer]).all():
-                raise UnsupportedModelError(f"'{layer}' of the original is NaN or infinite on calibration samples")
             recorded.keep(layer, batch, outputs)

@@ -215,6 +215,16 @@ def test_an_output_of_unknown_width_is_left_alone() -> None:
     assert "6 outputs" in reasons(result.fits)["h"]
 
 
+def test_a_layer_that_is_infinite_on_some_sample_is_left_alone() -> None:
+    original = support.model(
+        "g (float[N,4] x) => (float[N,3] y) <float[4,4] w, float[4,3] v>"
+        " { h = MatMul(x, w) l = Log(h) y = MatMul(l, v) }"
+    )
+    changed = replaced(original, w=2 * support.initializer(original, "w"))
+    result = refit(original, changed, {}, samples(original))
+    assert reasons(result.fits) == {"h": "", "y": "there are too few samples, or they make it NaN or infinite"}
+
+
 def test_no_sample_is_an_error() -> None:
     original = support.model(CHAIN)
     with pytest.raises(DataError, match="no sample"):
