@@ -36,7 +36,7 @@ RIVALS = ("torch-pruning", "onnxsim")
 SEED_LARGE = 5  # images for large nets, unlike those that judge them
 BATCH = 500
 FIRST = 2000  # images on which the best variant of a tool is found
-TIMING = 30  # CPU seconds for all of a net's models
+TIMING = 15  # CPU seconds for all of a net's models
 RESULTS = Path(__file__).parent / "results" / "prune.json"
 COVERAGE = RESULTS.with_name("prune_coverage.json")
 

@@ -38,8 +38,9 @@ def _tool(row: Mapping[str, Any] | None, original: float, exact: Mapping[str, An
         return [str(row.get("error") or "failed"), "", ""]
     change = 100 * (row["top1"] - original)
     variant = "" if row["tool"] == "graphopt" else f"{row['variant']}, "
+    shown = f"{100 * row['top1']:.2f}"
     return [
-        f"**{100 * row['top1']:.2f}** ({change:+.2f})",
+        f"{f'**{shown}**' if row['tool'] == TOOLS[0] else shown} ({change:+.2f})",
         _latency(row, exact),
         f"{variant}{100 * row['macs_share']:.1f} %",
     ]
