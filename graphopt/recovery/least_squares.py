@@ -9,7 +9,7 @@ Saunders, Gammerman and Vovk 1998 for the dual form).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,7 +121,12 @@ class Moments:
             system = gram / self.count - inputs[:, :, None] * inputs[:, None, :]
             right = cross / self.count - inputs[:, :, None] * residual[:, None, :]
             load = np.trace(system, axis1=1, axis2=2) / system.shape[1] * ridge
-            solved = _solved(system, load, right) if self._free is None else _within(system, load, right, self._free)
+            if self._free is None:
+                solved = _solved(system, load, right)
+            else:
+                _add_to_diagonal(system, load)
+                diagonal = np.einsum("gii->gi", system)[:, :, None]
+                solved = _within(lambda direction: system @ direction, diagonal, right, self._free)
             if solved is None:
                 return None
             matrix = solved
@@ -130,9 +135,10 @@ class Moments:
 
 
 class Collected:
-    """The same equations from the rows themselves, where they are fewer than the unknowns."""
+    """The same equations from the rows themselves, where they are fewer than the unknowns; ``free`` as above."""
 
-    def __init__(self) -> None:
+    def __init__(self, free: Array | None = None) -> None:
+        self._free = free
         self._rows: list[Rows] = []
 
     @property
@@ -151,15 +157,29 @@ class Collected:
         middle, offset = inputs.mean(axis=1, dtype=np.float64), residual.mean(axis=1, dtype=np.float64)
         matrix = np.zeros((inputs.shape[0], inputs.shape[2], residual.shape[2]))
         if not np.isinf(ridge):
-            centred = inputs - middle[:, None].astype(np.float32)
-            system = (centred @ centred.transpose(0, 2, 1)).astype(np.float64)
-            unit = np.trace(system, axis1=1, axis2=2) / inputs.shape[2]
-            solved = _solved(system, unit * ridge, residual - offset[:, None])
+            solved = self._changed(inputs - middle[:, None].astype(np.float32), residual - offset[:, None], ridge)
             if solved is None:
                 return None
-            matrix = centred.transpose(0, 2, 1) @ solved.astype(np.float32)
+            matrix = solved
         bias = offset - (middle[:, None, :] @ matrix)[:, 0]
         return Solution(matrix.astype(np.float32), bias.astype(np.float32), ridge)
+
+    def _changed(self, inputs: Array, residual: Array, ridge: float) -> Array | None:
+        turned = inputs.transpose(0, 2, 1)
+        if self._free is not None:
+            diagonal = np.square(inputs, dtype=np.float64).sum(axis=1)
+            load = diagonal.mean(axis=1)[:, None, None] * ridge
+            load = np.where(load > 0, load, 1.0)
+            return _within(
+                lambda direction: turned @ (inputs @ direction.astype(np.float32)) + load * direction,
+                diagonal[:, :, None] + load,
+                (turned @ residual).astype(np.float64),
+                self._free,
+            )
+        system = (inputs @ turned).astype(np.float64)
+        unit = np.trace(system, axis1=1, axis2=2) / inputs.shape[2]
+        solved = _solved(system, unit * ridge, residual)
+        return None if solved is None else np.asarray(turned @ solved.astype(np.float32))
 
 
 def _solved(system: Array, load: Array, right: Array) -> Array | None:
@@ -176,22 +196,20 @@ def _add_to_diagonal(system: Array, load: Array) -> None:
     system[:, diagonal, diagonal] += np.where(load > 0, load, 1.0)[:, None]
 
 
-def _within(system: Array, load: Array, right: Array, free: Array) -> Array:
+def _within(image_of: Callable[[Array], Array], diagonal: Array, right: Array, free: Array) -> Array:
     """As ``_solved``, for the free unknowns of each filter, the others being zero: by conjugate gradients.
 
     Each filter has a system of its own, the rows and columns of its free unknowns: to factor them all would cost as
     many times as much as there are filters. All filters take a step at once; preconditioned with the diagonal
-    (Hestenes and Stiefel 1952).
+    (Hestenes and Stiefel 1952). ``image_of`` multiplies by the system.
     """
-    _add_to_diagonal(system, load)
-    diagonal = np.einsum("gii->gi", system)[:, :, None]
     solution = np.zeros_like(right)
     left = right * free
     direction = left / diagonal
     energy = (left * direction).sum(axis=1, keepdims=True)
     least = energy * CLOSE_ENOUGH
     for _ in range(MOST_ITERATIONS):
-        image = (system @ direction) * free
+        image = image_of(direction) * free
         curvature = (direction * image).sum(axis=1, keepdims=True)
         length = np.where(curvature > 0, energy / np.where(curvature > 0, curvature, 1), 0)
         solution += length * direction
@@ -217,8 +235,7 @@ def fit(blocks: Iterable[Rows], ridges: Sequence[float], *, primal: bool, free: 
     Returns:
         the outcome, or None where there are too few rows to hold some out, or they are not finite.
     """
-    # The equations of the rows cannot tell weights apart: where some are fixed it takes those of the unknowns.
-    equations: Moments | Collected = Moments(free) if primal or free is not None else Collected()
+    equations: Moments | Collected = Moments(free) if primal else Collected(free)
     held: list[Rows] = []
     for rows in blocks:
         if rows.held_out:

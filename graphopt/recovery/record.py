@@ -21,6 +21,9 @@ from graphopt.recovery.net import Net
 from graphopt.recovery.options import RefitOptions
 from graphopt.recovery.store import Store
 
+# Beyond so many inputs of a filter their Gram matrix takes more memory than this many rows, and their Gram matrix.
+WIDE, WIDE_ROWS = 6144, 4096
+
 Feed: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
 
@@ -175,6 +178,8 @@ def record(
 def _target(net: Net, layer: Layer, options: RefitOptions) -> Target:
     rows = min(max(options.rows_per_unknown * layer.unknowns, options.least_rows), options.most_rows)
     rows = min(rows, max(options.record_bytes // (4 * layer.outputs), 4 * layer.unknowns))
+    if layer.unknowns > WIDE:
+        rows = min(rows, WIDE_ROWS)
     return Target(layer.channel_axis, rows, behind(net, layer).sum if options.residual else None)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from graphopt.recovery.least_squares import Rows, fit
 
 
-def test_each_filter_is_solved_for_its_free_weights() -> None:
+@pytest.mark.parametrize("primal", [True, False])
+def test_each_filter_is_solved_for_its_free_weights(primal: bool) -> None:
     rng = np.random.default_rng(0)
     groups, count, unknowns, filters, ridge = 2, 200, 12, 5, 1e-2
     inputs = (rng.normal(size=(groups, count, unknowns)) @ rng.normal(size=(unknowns, unknowns))).astype(np.float32)
@@ -16,7 +18,7 @@ def test_each_filter_is_solved_for_its_free_weights() -> None:
     power = float(np.square(residual).sum())
     shown = Rows(inputs[:, :160], residual[:, :160], power, held_out=False)
     held = Rows(inputs[:, 160:], residual[:, 160:], power, held_out=True)
-    outcome = fit([shown, held], [ridge], primal=True, free=free)
+    outcome = fit([shown, held], [ridge], primal=primal, free=free)
     assert outcome is not None
     assert outcome.change is not None
     assert not outcome.change.matrix[~free].any()
