@@ -52,9 +52,9 @@ def mask(dependencies: Dependencies, selection: Selection) -> onnx.ModelProto:
             continue
         if is_op(use.node, use.node.op) and use.input in _LEFT_ALONE.get(use.node.op, ()):
             continue
-        values = np.array(surgery.values(use.node, use.input))
-        np.moveaxis(values, use.axis, 0)[gone] = _zeros(use.node, use.input, values, use.axis, gone)
-        surgery.put(use.node, use.input, values)
+        values = surgery.values(use.node, use.input)
+        where = np.moveaxis(np.zeros(values.shape, dtype=bool), use.axis, -1) | gone
+        surgery.put(use.node, use.input, _zeroed(use.node, values, np.moveaxis(where, -1, use.axis)))
     for node in table.work.gs.nodes:
         if is_convolution(node) and groups_of(node) > 1:
             _mask_blocks(surgery, node)
@@ -64,19 +64,18 @@ def mask(dependencies: Dependencies, selection: Selection) -> onnx.ModelProto:
     return export_graph(table.work)
 
 
-def _zeros(
-    node: gs.Node, slot: int, values: npt.NDArray[Any], axis: int, gone: npt.NDArray[np.bool_]
-) -> npt.NDArray[Any]:
-    """What stands for zero: 0, or the zero point of stored integers."""
-    if not is_op(node, "DequantizeLinear") or len(node.inputs) < 3 or node.inputs[2].is_empty():
-        return np.zeros((), dtype=values.dtype)
-    points = values_of(node.inputs[2])
-    if points is None or points.size == 1:
-        return np.zeros((), dtype=values.dtype) if points is None else points.reshape(())
-    shape = [1] * values.ndim
-    shape[int(node.attrs.get("axis", 1)) % values.ndim] = points.size
-    whole = np.broadcast_to(points.reshape(shape), values.shape)
-    return np.asarray(np.moveaxis(whole, axis, 0)[gone])
+def _zeroed(node: gs.Node, values: npt.NDArray[Any], where: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+    """The values with what stands for zero at some places: 0, or the zero point of stored integers."""
+    zero: npt.NDArray[Any] = np.zeros((), dtype=values.dtype)
+    if is_op(node, "DequantizeLinear") and len(node.inputs) > 2:
+        points = values_of(node.inputs[2])
+        if points is not None and points.size > 1:
+            shape = [1] * values.ndim
+            shape[int(node.attrs.get("axis", 1)) % values.ndim] = points.size
+            zero = points.reshape(shape)
+        elif points is not None:
+            zero = points.reshape(())
+    return np.asarray(np.where(where, zero, values))
 
 
 def _mask_blocks(surgery: Surgery, node: gs.Node) -> None:
@@ -87,12 +86,10 @@ def _mask_blocks(surgery: Surgery, node: gs.Node) -> None:
         return
     groups, width = groups_of(node), surgery.shape(tensor)[1]
     holder, slot = holder_of(node)
-    values = np.array(surgery.values(holder, slot))
+    values = surgery.values(holder, slot)
     gone = np.ones(width, dtype=bool)
     gone[kept] = False
-    rows = len(values) // groups
-    for channel in np.flatnonzero(gone):
-        block, inside = divmod(int(channel), width // groups)
-        part = values[rows * block : rows * (block + 1), inside : inside + 1]
-        part[:] = _zeros(holder, slot, part, 0, np.ones(len(part), dtype=bool))
-    surgery.put(holder, slot, values)
+    # One row of ``gone`` for each block, repeated for the rows of the weight that belong to it.
+    inside = np.repeat(gone.reshape(groups, -1), len(values) // groups, axis=0)
+    where = np.broadcast_to(inside.reshape(*inside.shape, *[1] * (values.ndim - 2)), values.shape)
+    surgery.put(holder, slot, _zeroed(holder, values, where))

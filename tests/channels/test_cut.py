@@ -103,6 +103,13 @@ NARROWER = {
           a = Conv(x, d1)  r = Relu(a)  y = Conv(r, d2) }""",
         {"w1": (2, 3, 1, 1), "s1": (2,), "z1": (2,), "w2": (2, 2, 1, 1)},
     ),
+    "quantized depthwise": (
+        """g (float[N,3,6,6] x) => (float[N,2,6,6] y)
+        <float[4,3,1,1] w1, int8[4,1,3,3] dw, float[4] s1, int8[4] z1, float[2,4,1,1] w2>
+        { d = DequantizeLinear<axis=0>(dw, s1, z1)
+          a = Conv(x, w1)  b = Conv<group=4, pads=[1,1,1,1]>(a, d)  y = Conv(b, w2) }""",
+        {"w1": (2, 3, 1, 1), "dw": (2, 1, 3, 3), "s1": (2,), "z1": (2,), "w2": (2, 2, 1, 1)},
+    ),
     "group normalization": (
         """<ir_version: 10, opset_import: ["" : 21]> g (float[N,3,6,6] x) => (float[N,2,6,6] y)
         <float[8,3,1,1] w1, float[8] s, float[8] b, float[2,8,1,1] w2>
