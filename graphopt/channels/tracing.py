@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import onnx_graphsurgeon as gs
 
 from graphopt.channels.resolving import resolve
-from graphopt.channels.rules import RULES, sizes
+from graphopt.channels.rules import JOINS, RULES, sizes
 from graphopt.channels.shapes import Values, concrete_shapes
 from graphopt.channels.trace import Trace
 from graphopt.channels.tracer import Tracer, named
@@ -64,6 +64,10 @@ def _apply(tracer: Tracer, node: gs.Node) -> None:
         _wall(tracer, node)
     elif any(tracer.fields(tensor) for tensor in node.inputs) or node.op in WRITERS:
         rule(tracer, node)
+        if node.op not in JOINS:
+            for tensor in node.inputs[1:]:
+                if not tracer.is_fixed(tensor):
+                    tracer.trace.pin(tensor, f"{named(node)} reads them as a parameter")
 
 
 WRITERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Shape", "Size"})

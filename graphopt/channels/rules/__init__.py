@@ -53,3 +53,6 @@ RULES: Mapping[str, Rule] = {
     "Tile": movement.tile,
     "Transpose": movement.transpose,
 }
+
+# Operators whose rules treat all inputs alike. Of any other, labels of all inputs but the first are pinned.
+JOINS = frozenset({*_SEVERAL, "Concat", "Gemm", "MatMul"})
