@@ -78,6 +78,7 @@ def collect_moments(
         return result
     sizes = shapes(dependencies.model, [reader.tensor for reader in readers], listed[0], threads)
     inputs = {value.name for value in dependencies.model.graph.input}
+    behind = _normalizations(dependencies.model)
     for sweep in _sweeps(readers, sizes, weights):
         names = [name for name in dict.fromkeys(reader.tensor for reader in sweep) if name not in inputs]
         opened = runtime.session(with_outputs(dependencies.model, names), threads=threads) if names else None
@@ -86,7 +87,10 @@ def collect_moments(
             found = dict(feed) if opened is None else {**feed, **runtime.run(opened, feed, names)}
             for each in sums:
                 each.add(found[each.reader.tensor])
-        result |= {each.reader.name: each.moments(dependencies.model) for each in sums if each.usable()}
+        for each in sums:
+            if each.usable():
+                scale = _scale(behind.get(each.reader.name), each.reader, weights)
+                result[each.reader.name] = each.moments(scale)
     return {reader.name: result[reader.name] for reader in readers if reader.name in result}
 
 
@@ -166,11 +170,11 @@ class _Sum:
             self.flush()
         return self.count > 0 and bool(np.isfinite(self.gram).all())
 
-    def moments(self, model: onnx.ModelProto) -> Moments:
-        """What the sums say."""
+    def moments(self, scale: Floats) -> Moments:
+        """What the sums say, outputs being worth ``scale``."""
         blocks, taps, channels, outputs = self.weight.shape
-        scale = _scale(model, self.reader).reshape(blocks, -1)
-        scale = np.resize(scale, (blocks, outputs)) if scale.size in (1, blocks) else scale
+        scale = scale.reshape(blocks, -1) if scale.size > 1 else scale.reshape(1, 1)
+        scale = np.broadcast_to(scale, (blocks, outputs))
         mean = self.total / self.count
         weight = self.weight.astype(np.float64) * scale[:, None, None, :]
         kron: Floats | None = None
@@ -207,18 +211,26 @@ def _ridge(covariance: Floats, rows: int) -> float:
     return max(RIDGE, share / (1 - share)) * trace / size + 1e-12
 
 
-def _scale(model: onnx.ModelProto, reader: Reader) -> Floats:
-    """Factors of a BatchNormalization right behind the layer; [1] where there is none."""
-    users = [node for node in model.graph.node if reader.name in node.input]
-    if reader.form in ("window", "scatter") and len(users) == 1 and users[0].op_type == "BatchNormalization":
-        weights = Weights(model)
-        names = (users[0].input[1], users[0].input[4])
-        if all(weights.shape(name) is not None for name in names):
-            epsilon = next((each.f for each in users[0].attribute if each.name == "epsilon"), 1e-5)
-            factor, variance = (weights[name].astype(np.float64) for name in names)
-            scaled = factor / np.sqrt(variance + epsilon)
-            if reader.form == "scatter":
-                shape = weights.shape(reader.weight) or ()
-                scaled = np.repeat(scaled, int(np.prod(shape[2:])))
-            return np.asarray(scaled)
-    return np.ones(1)
+def _normalizations(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
+    """Tensors that nothing but one BatchNormalization reads, with that node."""
+    found: dict[str, onnx.NodeProto | None] = {value.name: None for value in model.graph.output}
+    for node in model.graph.node:
+        for name in node.input:
+            alone = name not in found and node.op_type == "BatchNormalization"
+            found[name] = node if alone else None
+    return {name: node for name, node in found.items() if node is not None}
+
+
+def _scale(node: onnx.NodeProto | None, reader: Reader, weights: Weights) -> Floats:
+    """Factors of the BatchNormalization ``node`` right behind a convolution; [1] where there is none."""
+    if node is None or reader.form not in ("window", "scatter"):
+        return np.ones(1)
+    if any(weights.shape(node.input[at]) is None for at in (1, 4)):
+        return np.ones(1)
+    epsilon = next((each.f for each in node.attribute if each.name == "epsilon"), 1e-5)
+    factor, variance = (weights[node.input[at]].astype(np.float64) for at in (1, 4))
+    scaled = factor / np.sqrt(variance + epsilon)
+    if reader.form == "scatter":
+        shape = weights.shape(reader.weight) or ()
+        scaled = np.repeat(scaled, int(np.prod(shape[2:])))
+    return np.asarray(scaled)

@@ -199,3 +199,14 @@ def test_a_layer_whose_output_never_changes_costs_nothing() -> None:
     fed = [{"x": np.ones((1, 8), np.float32)}] * 4
     found = curves(net, "refit", collect_moments(net, find_readers(net), fed))
     assert found[0].noise.max() < 1e-6
+
+
+def test_outputs_count_by_what_a_batchnorm_makes_of_them() -> None:
+    text = """g (float[1,3,8,8] x) => (float[1,2,8,8] y)
+      <float[2,3,1,1] w, float[2] scale, float[2] shift, float[2] mean, float[2] var>
+      { r = Relu(x)  c = Conv(r, w)  y = BatchNormalization<epsilon=0.0>(c, scale, shift, mean, var) }"""
+    proto = model(text, scale=[3.0, -2.0], var=[1.0, 4.0])
+    every = np.arange(3)[:, None]
+    net = Dependencies(proto, (Group(0, "g", 3, (), (TensorAxis("r", 1, every),)),))
+    (found,) = collect_moments(net, find_readers(net), samples(proto, 4)).values()
+    np.testing.assert_allclose(found.scale, [[3.0, -1.0]])
