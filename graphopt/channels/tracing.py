@@ -15,7 +15,9 @@ from graphopt.graph import is_constant, reads_of, subgraphs_of
 
 _STANDARD = frozenset({None, "", "ai.onnx"})
 # Operators of other domains that do what the standard one of that name does, and activations.
-_KNOWN_ELSEWHERE = {"com.microsoft": frozenset({"Gelu", "QuickGelu", "FastGelu"})}
+_KNOWN_ELSEWHERE = {
+    "com.microsoft": frozenset({"DequantizeLinear", "FusedConv", "Gelu", "QuantizeLinear", "QuickGelu"})
+}
 
 
 def trace_graph(graph: gs.Graph, shapes: Mapping[str, Sequence[int]] | None = None) -> Trace:
@@ -70,7 +72,9 @@ def _apply(tracer: Tracer, node: gs.Node) -> None:
                     tracer.trace.pin(tensor, f"{named(node)} reads them as a parameter")
 
 
-WRITERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Shape", "Size"})
+WRITERS = frozenset(
+    {"Conv", "ConvInteger", "ConvTranspose", "FusedConv", "Gemm", "MatMul", "QLinearConv", "Shape", "Size"}
+)
 
 
 def _wall(tracer: Tracer, node: gs.Node) -> None:

@@ -15,18 +15,55 @@ from graphopt.channels.rules.joining import Operand, joined
 from graphopt.channels.tracer import Tracer, named
 
 
-def convolution(tracer: Tracer, node: gs.Node, *, weight: int = 1, bias: int = 2) -> None:
-    """Conv, and operators like it whose weight is [out, in / group, ...]."""
-    _convolution(tracer, node, weight, bias, transposed=False)
+@dataclass(frozen=True)
+class _Slots:
+    """Which inputs of a convolution are what; -1: it has none.
+
+    Attributes:
+        weight: the weight.
+        bias: the bias.
+        scales: scales and zero points of the weight, one for all or one for each filter.
+        transposed: whether the weight is [in, out / group, ...], not [out, in / group, ...].
+    """
+
+    weight: int = 1
+    bias: int = 2
+    scales: tuple[int, ...] = ()
+    transposed: bool = False
+
+
+def convolution(tracer: Tracer, node: gs.Node) -> None:
+    """Conv."""
+    _convolution(tracer, node, _Slots())
 
 
 def transposed_convolution(tracer: Tracer, node: gs.Node) -> None:
-    """ConvTranspose: the weight is [in, out / group, ...]."""
-    _convolution(tracer, node, 1, 2, transposed=True)
+    """ConvTranspose."""
+    _convolution(tracer, node, _Slots(transposed=True))
 
 
-def _convolution(tracer: Tracer, node: gs.Node, weight: int, bias: int, *, transposed: bool) -> None:
-    source, target = node.inputs[0], node.outputs[0]
+def fused_convolution(tracer: Tracer, node: gs.Node) -> None:
+    """FusedConv of ONNX Runtime: with an activation, and perhaps something added before it."""
+    if _given(node, 3):
+        tracer.pin_inputs(node, f"{named(node)} adds something")
+        return
+    _convolution(tracer, node, _Slots())
+    if node.attrs.get("activation", "") not in {"", "Relu", "LeakyRelu", "Tanh"}:
+        tracer.zeros.discard(id(node.outputs[0]))
+
+
+def quantized_convolution(tracer: Tracer, node: gs.Node) -> None:
+    """QLinearConv."""
+    _convolution(tracer, node, _Slots(weight=3, bias=8, scales=(4, 5)))
+
+
+def integer_convolution(tracer: Tracer, node: gs.Node) -> None:
+    """ConvInteger."""
+    _convolution(tracer, node, _Slots(bias=-1, scales=(3,)))
+
+
+def _convolution(tracer: Tracer, node: gs.Node, slots: _Slots) -> None:
+    source, target, weight, transposed = node.inputs[0], node.outputs[0], slots.weight, slots.transposed
     size, kernel = tracer.shape(source), tracer.shape(node.inputs[weight])
     if size is None or kernel is None or not tracer.is_fixed(node.inputs[weight]):
         tracer.pin_inputs(node, f"the weight of {named(node)} is computed, or its shapes are not known")
@@ -35,14 +72,17 @@ def _convolution(tracer: Tracer, node: gs.Node, weight: int, bias: int, *, trans
     rank = len(size)
     over, read = _split(tracer, node, source, 1)
     if read is not None and groups > 1 and size[1] == groups and kernel[1] == 1:
-        _depthwise(tracer, node, read, over, weight, bias, transposed=transposed)
+        _depthwise(tracer, node, read, over, slots)
         return
     if read is not None:
         axis, blocks = (0, 1) if transposed else (1, groups)
         tracer.read(node, weight, axis, read, blocks)
         if groups > 1:
             tracer.balance(node, "reads", read, groups)
+    bias = slots.bias if _given(node, slots.bias) else None
     made = tracer.write(node, weight, 1 if transposed else 0, bias, groups if transposed else 1)
+    if made is not None:
+        _scale(tracer, node, slots.scales, made)
     if made is not None and groups > 1:
         if len(made) == groups:
             tracer.trace.labels.pin(made, f"{named(node)} writes one channel for each of its groups")
@@ -50,27 +90,37 @@ def _convolution(tracer: Tracer, node: gs.Node, weight: int, bias: int, *, trans
             tracer.balance(node, "writes", made, groups)
     written = [] if made is None else [along(made, 1, rank)]
     zero = not over or tracer.is_zero(source)
-    tracer.put(target, [*over, *written], zero=zero and (not over or _no_bias(node, bias)))
+    tracer.put(target, [*over, *written], zero=zero and (not over or bias is None))
 
 
-def _no_bias(node: gs.Node, bias: int) -> bool:
-    return len(node.inputs) <= bias or node.inputs[bias].is_empty()
+def _given(node: gs.Node, slot: int) -> bool:
+    return 0 <= slot < len(node.inputs) and not node.inputs[slot].is_empty()
 
 
-def _depthwise(
-    tracer: Tracer, node: gs.Node, read: Field, over: Sequence[Field], weight: int, bias: int, *, transposed: bool
-) -> None:
+def _scale(tracer: Tracer, node: gs.Node, slots: Sequence[int], labels: Field) -> None:
+    """Let scales and zero points of filters go with them, where each has its own."""
+    for slot in slots:
+        if not _given(node, slot):
+            continue
+        size = tracer.shape(node.inputs[slot])
+        if size not in {(), (1,)} and (size != labels.shape or not tracer.assign(node, slot, labels, "writes")):
+            tracer.trace.labels.pin(labels, f"a scale of {named(node)} is computed")
+
+
+def _depthwise(tracer: Tracer, node: gs.Node, read: Field, over: Sequence[Field], slots: _Slots) -> None:
     """One filter (or a few) for each channel: the channels pass, and the filters follow them."""
-    kernel = tracer.shape(node.inputs[weight])
+    kernel = tracer.shape(node.inputs[slots.weight])
     assert kernel is not None
-    labels = np.repeat(read, 1 if transposed else kernel[0] // len(read))
+    labels = np.repeat(read, 1 if slots.transposed else kernel[0] // len(read))
     fixed = f"the weight of {named(node)} is computed"
-    if not tracer.assign(node, weight, along(labels, 0, len(kernel)), "follows"):
+    if not tracer.assign(node, slots.weight, along(labels, 0, len(kernel)), "follows"):
         tracer.trace.labels.pin(labels, fixed)
-    if not _no_bias(node, bias) and not tracer.assign(node, bias, labels, "follows"):
+    has_bias = _given(node, slots.bias)
+    if has_bias and not tracer.assign(node, slots.bias, labels, "follows"):
         tracer.trace.labels.pin(labels, fixed)
-    fields = [*over, along(labels, 1, len(kernel))]
-    tracer.put(node.outputs[0], fields, zero=not over or (tracer.is_zero(node.inputs[0]) and _no_bias(node, bias)))
+    _scale(tracer, node, slots.scales, labels)
+    zero = not over or (tracer.is_zero(node.inputs[0]) and not has_bias)
+    tracer.put(node.outputs[0], [*over, along(labels, 1, len(kernel))], zero=zero)
 
 
 def _split(tracer: Tracer, node: gs.Node, source: gs.Tensor, axis: int) -> tuple[list[Field], Field | None]:
