@@ -377,6 +377,17 @@ def test_quantized_convolutions_are_cut_with_their_scales() -> None:
     }  # fmt: skip
 
 
+def test_dropout_in_training_draws_for_the_whole_tensor() -> None:
+    text = """
+        g (float[1,3,4,4] x) => (float[1,2,4,4] y) <float[6,3,1,1] w, float r, bool t, float[2,6,1,1] v> {
+            a = Conv(x, w)
+            d = Dropout(a, r, t)
+            y = Conv(d, v)
+        }"""
+    assert len(found(text, t=False)) == 1
+    assert any("training" in reason for reason in reasons(found(text, t=True)))
+
+
 def test_what_computes_a_parameter_is_fixed() -> None:
     dependencies = found(
         """

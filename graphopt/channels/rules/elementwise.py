@@ -33,6 +33,11 @@ MIXES = (
 def unary(tracer: Tracer, node: gs.Node) -> None:
     """One operand; labels pass to the first output."""
     source = node.inputs[0]
+    if node.op == "Dropout" and len(node.inputs) > 2 and not node.inputs[2].is_empty():
+        training = tracer.value(node.inputs[2])
+        if training is None or training.any():
+            tracer.pin_inputs(node, f"{named(node)} is in training mode")
+            return
     zero = tracer.is_zero(source) and node.op in KEEPS_ZERO
     for target in node.outputs[: 2 if node.op == "Dropout" else 1]:
         tracer.put(target, tracer.fields(source), zero=zero and target is node.outputs[0])
