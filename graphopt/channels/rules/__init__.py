@@ -7,7 +7,17 @@ from typing import TypeAlias
 
 import onnx_graphsurgeon as gs
 
-from graphopt.channels.rules import elementwise, linear, movement, normalization, pooling, quantized, recurrent, sizes
+from graphopt.channels.rules import (
+    elementwise,
+    linear,
+    movement,
+    normalization,
+    pieces,
+    pooling,
+    quantized,
+    recurrent,
+    sizes,
+)
 from graphopt.channels.tracer import Tracer
 
 Rule: TypeAlias = Callable[[Tracer, gs.Node], None]
@@ -37,22 +47,22 @@ RULES: Mapping[str, Rule] = {
     "DepthToSpace": movement.depth_to_space,
     "Expand": movement.expand,
     "FusedConv": linear.fused_convolution,
-    "Gather": movement.gather,
+    "Gather": pieces.gather,
     "Gemm": linear.gemm,
     **dict.fromkeys(("LayerNormalization", "RMSNormalization"), normalization.layer_normalization),
     "GroupNormalization": normalization.group_normalization,
     "LpNormalization": normalization.lp_normalization,
     "MatMul": linear.matmul,
     "MeanVarianceNormalization": normalization.mean_variance_normalization,
-    "Pad": movement.pad,
+    "Pad": pieces.pad,
     **dict.fromkeys(("DequantizeLinear", "QuantizeLinear"), quantized.scaled),
     "QLinearConv": linear.quantized_convolution,
     **dict.fromkeys(("LSTM", "GRU", "RNN"), recurrent.recurrent),
     "DynamicQuantizeLinear": quantized.dynamic,
     **dict.fromkeys(("Shape", "Size"), sizes.shape_of),
-    "Slice": movement.slices,
+    "Slice": pieces.slices,
     "SpaceToDepth": movement.space_to_depth,
-    "Split": movement.split,
+    "Split": pieces.split,
     "Tile": movement.tile,
     "Transpose": movement.transpose,
 }

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from graphopt.channels.rules.movement import slice_bounds
+from graphopt.channels.rules.pieces import slice_bounds
 from graphopt.channels.trace import Frozen
 from graphopt.channels.tracer import Sizes, Tracer, named
 from graphopt.graph import is_constant, is_op
