@@ -19,6 +19,11 @@ from graphopt.passes.pruning.alignment import Ladder
 from graphopt.passes.pruning.curves import Curve
 from graphopt.passes.pruning.times import Costs
 
+# Plans spend noise raised to this power: a group cut to the bone does more harm than its predicted noise says, for what
+# is lost there is lost to all refits behind. At 35 % of the multiply-adds a residual net's drop fell from 1.5 to 1.1
+# points, one of depthwise convolutions' from 1.75 to 1.4 (Fashion-MNIST, 4,000 images); at a power of 2 no further.
+CONVEXITY = 1.5
+
 # What a step is paid in: multiply-adds, predicted time, or both alike (the mean of the two shares).
 Price: TypeAlias = Literal["macs", "latency", "both"]
 Scope: TypeAlias = Literal["global", "uniform"]
@@ -161,15 +166,20 @@ class _Walk:
 
     def _best(self, ladder: Ladder, place: int) -> tuple[float, int] | None:
         """Least noise for what is saved over all further counts of a ladder, and the count's place; None: no more."""
-        noise = np.array([self._noise(ladder, further) for further in range(place, len(ladder.kept))])
-        if len(noise) < 2:
+        harm = np.array([self._harm(ladder, further) for further in range(place, len(ladder.kept))])
+        if len(harm) < 2:
             return None
         macs, time = self.costs.saved(self.removed, ladder.groups, ladder.kept[0] - ladder.kept[place + 1 :])
         saved = self.shares[0] * macs / self.full_macs + self.shares[1] * time / self.full_time
-        added = np.maximum(noise[1:] - noise[0], 1e-12)
+        added = np.maximum(harm[1:] - harm[0], 1e-15)
         ratio = np.where((saved > 0) & np.isfinite(added), added / np.maximum(saved, 1e-30), np.inf)
         best = int(np.argmin(ratio))
         return None if not np.isfinite(ratio[best]) else (float(ratio[best]), place + 1 + best)
+
+    def _harm(self, ladder: Ladder, place: int) -> float:
+        kept = ladder.kept[place]
+        pairs = zip(ladder.groups, kept, strict=True)
+        return float(sum(self.curves[number].at(int(count)) ** CONVEXITY for number, count in pairs))
 
     def _noise(self, ladder: Ladder, place: int) -> float:
         kept = ladder.kept[place]
@@ -197,7 +207,7 @@ class _Walk:
             for number, (ladder, place) in enumerate(zip(self.ladders, places, strict=True)):
                 if place == 0:
                     continue
-                gained = self._noise(ladder, place) - self._noise(ladder, place - 1)
+                gained = self._harm(ladder, place) - self._harm(ladder, place - 1)
                 if best is not None and gained <= best[0]:
                     continue
                 lost = ladder.kept[0] - ladder.kept[place - 1]
@@ -209,12 +219,13 @@ class _Walk:
             if best is None:
                 kept = {n: self.dependencies[n].size - count for n, count in enumerate(removed) if count}
                 return Step(kept, macs / self.full_macs, time / self.full_time, noise)
-            gained, number, more_macs, more_time = best
-            places[number] -= 1
+            _, number, more_macs, more_time = best
             ladder = self.ladders[number]
+            noise -= self._noise(ladder, places[number]) - self._noise(ladder, places[number] - 1)
+            places[number] -= 1
             for group, count in zip(ladder.groups, ladder.kept[0] - ladder.kept[places[number]], strict=True):
                 removed[group] = int(count)
-            macs, time, noise = macs + more_macs, time + more_time, noise - gained
+            macs, time = macs + more_macs, time + more_time
 
     @staticmethod
     def _place(ladder: Ladder, removed: Sequence[int]) -> int:
