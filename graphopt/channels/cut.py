@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx
 
+from graphopt.channels.filled import write_back
 from graphopt.channels.groups import Cut, Dependencies, Selection
 from graphopt.channels.opening import opened
 from graphopt.channels.surgery import operate
@@ -31,6 +32,7 @@ def cut(dependencies: Dependencies, selection: Selection) -> Cut:
         copy.CopyFrom(dependencies.model)
         return Cut(copy, {})
     operate(table.trace, table.narrowing)
+    write_back(table.work.gs, table.fills)
     model = export_graph(table.work)
     kept = {
         tensor.name: dict(table.narrowing.of(tensor))

@@ -9,13 +9,13 @@ from math import prod
 import numpy as np
 import onnx
 
+from graphopt.channels.filled import open_spread
 from graphopt.channels.groups import Balance, Dependencies, Fixed, Group, Indices, Member, TensorAxis
 from graphopt.channels.places import Numbering, Place, coupling_graph, places_of
 from graphopt.channels.shares import shares
 from graphopt.channels.trace import ParameterUse, Trace
 from graphopt.channels.tracer import name_of
 from graphopt.channels.tracing import trace_graph
-from graphopt.graph import import_graph
 from graphopt.model import ModelSource, load
 
 
@@ -27,7 +27,7 @@ def dependency_groups(model: ModelSource, shapes: Mapping[str, Sequence[int]] | 
         shapes: shapes of inputs by name, for open dimensions. Any that the model accepts will do.
     """
     proto = model if isinstance(model, onnx.ModelProto) else load(model)
-    trace = trace_graph(import_graph(proto).gs, shapes)
+    trace = trace_graph(open_spread(proto)[0].gs, shapes)
     return replace(dependencies_of(trace, proto), shapes=shapes)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from graphopt.channels.balance import check_selection
+from graphopt.channels.filled import Fills, open_spread
 from graphopt.channels.finding import group_classes
 from graphopt.channels.groups import Dependencies, Selection
 from graphopt.channels.surgery.narrowing import Narrowing, narrow
 from graphopt.channels.trace import Trace
 from graphopt.channels.tracing import trace_graph
-from graphopt.graph import WorkGraph, import_graph
+from graphopt.graph import WorkGraph
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Table:
     work: WorkGraph
     trace: Trace
     narrowing: Narrowing
+    fills: Fills
 
 
 def opened(dependencies: Dependencies, selection: Selection) -> Table | None:
@@ -31,8 +33,8 @@ def opened(dependencies: Dependencies, selection: Selection) -> Table | None:
     chosen = check_selection(dependencies, selection)
     if not chosen:
         return None
-    work = import_graph(dependencies.model)
+    work, fills = open_spread(dependencies.model)
     trace = trace_graph(work.gs, dependencies.shapes)
     classes = group_classes(trace)
     cut = [int(each) for number, positions in chosen.items() for each in classes[number][positions]]
-    return Table(work, trace, narrow(trace, frozenset(cut)))
+    return Table(work, trace, narrow(trace, frozenset(cut)), fills)

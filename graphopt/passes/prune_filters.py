@@ -167,7 +167,7 @@ class PruneFilters:
         there = context.calibration is not None
         recovery: Recovery = ("refit" if there else "data_free") if self.recovery == "auto" else self.recovery
         criterion: Criterion = ("refit" if there else "l2") if self.importance == "auto" else self.importance
-        if not there and (recovery == "refit" or criterion not in DATA_FREE):
+        if not there and recovery == "refit":
             what = "recovery" if recovery == "refit" else "importance"
             raise UsageError(f"prune_filters.{what} needs calibration samples; give --data or --calibration-data")
         multiple = self.align or context.hardware.channel_multiple.get("float32", 1)

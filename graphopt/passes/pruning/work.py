@@ -12,27 +12,25 @@ import onnx
 
 from graphopt.channels import Dependencies, cut, dependency_groups, select
 from graphopt.channels.groups import Indices
-from graphopt.data import random_feeds
 from graphopt.errors import UsageError
 from graphopt.graph.cost import cost
 from graphopt.passes.base import Context, Feed
 from graphopt.passes.pruning.alignment import ladders
 from graphopt.passes.pruning.curves import Curve
-from graphopt.passes.pruning.importance import DATA_FREE, Criterion, curves
+from graphopt.passes.pruning.importance import DATA_FREE as WITHOUT_SAMPLES
+from graphopt.passes.pruning.importance import Criterion, curves
 from graphopt.passes.pruning.moments import collect_moments
 from graphopt.passes.pruning.plan import Path, Price, Scope, Step, plan_path
 from graphopt.passes.pruning.readers import find_readers
 from graphopt.passes.pruning.sensitivity import sensitivities
 from graphopt.passes.pruning.times import costs
-from graphopt.recovery import Recorded, RefitOptions, Refitted, record, refit
-from graphopt.runtime import input_specs
+from graphopt.recovery import DATA_FREE, Recorded, RefitOptions, Refitted, record, refit, synthetic_feeds
 
 Recovery: TypeAlias = Literal["refit", "data_free", "none"]
 Kept: TypeAlias = Mapping[str, Mapping[int, Indices]]
 
-# Random samples of a recovery without data, and its ridges: weights must not follow inputs that never occur.
-NOISE_SAMPLES = 64
-NOISE_RIDGES = (1e-1, 1.0, 10.0)
+# Random samples where there are none.
+NOISE_SAMPLES = 128
 
 
 @dataclass(frozen=True)
@@ -177,7 +175,7 @@ class Pruning:
         return _State(model, macs, kept, dependencies, found, path, time)
 
     def _curves(self, dependencies: Dependencies, numbers: Sequence[int]) -> dict[int, Curve]:
-        if self.settings.criterion in DATA_FREE:
+        if self.settings.criterion in WITHOUT_SAMPLES:
             return curves(dependencies, self.settings.criterion, groups=numbers)
         threads = self._threads()
         self.context.progress("prune_filters: importance", 0, 0)
@@ -224,9 +222,7 @@ class Pruning:
     def _recovered(self, smaller: onnx.ModelProto, kept: Kept) -> Refitted | None:
         if self.settings.recovery == "none":
             return None
-        options = RefitOptions()
-        if self.settings.recovery == "data_free":
-            options = RefitOptions(ridges=NOISE_RIDGES)
+        options = DATA_FREE if self.settings.recovery == "data_free" else RefitOptions()
         if self._recorded is None:
             self.context.progress("prune_filters: what the original answers", 0, 0)
             self._recorded = record(
@@ -251,10 +247,7 @@ class Pruning:
                 feeds = chain(feeds, self.context.selection)  # nothing is chosen by them
             return list(islice(feeds, self.settings.samples))
         if self.settings.recovery == "data_free":
-            found = random_feeds(
-                input_specs(self.model), self.context.shapes, seed=self.context.seed, count=NOISE_SAMPLES
-            )
-            return list(found.feeds)
+            return list(synthetic_feeds(self.model, NOISE_SAMPLES, shapes=self.context.shapes, seed=self.context.seed))
         return []
 
     def _threads(self) -> int:
