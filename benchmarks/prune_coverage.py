@@ -216,6 +216,8 @@ def gathered(folder: Path) -> dict[str, Any]:
     surgery = {row["model"]: row for row in _lines(folder / "surgery.jsonl")}
     rows = {}
     for name, about in manifest["files"].items():
+        if name not in ours:
+            continue
         rows[name] = about | {
             "graphopt": ours.get(name),
             "surgery": surgery.get(name),
