@@ -30,7 +30,7 @@ Recovery: TypeAlias = Literal["refit", "data_free", "none"]
 Kept: TypeAlias = Mapping[str, Mapping[int, Indices]]
 
 # Random samples where there are none.
-NOISE_SAMPLES = 128
+NOISE_SAMPLES = 512
 
 
 @dataclass(frozen=True)
