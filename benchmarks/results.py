@@ -11,7 +11,8 @@ HERE = Path(__file__).parent
 FOLDER = HERE / "results"
 HEADER = """# Benchmark results
 
-Written by `python -m benchmarks.int8`, `.calibration`, `.exact` and `.scale`; raw numbers in `results/`.
+Written by `python -m benchmarks.int8`, `.calibration`, `.exact` and `.scale`; raw numbers in `results/`. Pruning, by
+`python -m benchmarks.prune`: [results/prune.md](results/prune.md).
 
 Ratios come from one process that runs the models in turns: one thread, batch 1, CPU time, all of ONNX Runtime's
 optimizations on for every model, the original included. Brackets are 95 % bootstrap intervals. *quantize_static* is
