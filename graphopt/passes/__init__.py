@@ -8,6 +8,7 @@ One pass a file, in this folder; what it is made of lies in a room beside it:
 - ``constants``, ``sizes``: what is computed from nothing, and from sizes (fold_constants, simplify_reshapes)
 - ``expressions``, ``movement``, ``no_ops``: equal nodes, moved data, nodes that do nothing
 - ``patterns``: activations and normalizations in pieces
+- ``pruning``: which filters to cut and how many (prune_filters)
 - ``sparse_weights``: magnitude pruning (prune_weights)
 """
 

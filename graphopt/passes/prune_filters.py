@@ -22,7 +22,7 @@ import onnx
 
 from graphopt.errors import UsageError
 from graphopt.passes.base import Candidate, Context, Declined, PassReport, Skip
-from graphopt.passes.pruning.importance import DATA_FREE, Criterion
+from graphopt.passes.pruning.importance import Criterion
 from graphopt.passes.pruning.plan import Price, Scope
 from graphopt.passes.pruning.work import Pruned, Pruning, Recovery, Settings, fit_summary
 

@@ -12,9 +12,9 @@ from int8_nets import U8, Ranges, count, feed_for, flow, net, own_cache, placeme
 
 from graphopt import runtime
 from graphopt.calibration.collect import collect
+from graphopt.passes.quality import REFERENCE_BYTES, decibel, make_probe, noise
 from graphopt.passes.quantize_int8.bias import corrected_biases, mean_shift
 from graphopt.passes.quantize_int8.numbers import activation_parameters, quantize_weight
-from graphopt.passes.quantize_int8.quality import REFERENCE_BYTES, decibel, make_probe, noise
 from graphopt.passes.quantize_int8.sensitivity import (
     NoiseGroup,
     Sensitivity,
@@ -124,7 +124,7 @@ class TestNoise:
         feeds = [feed_for(model, seed=seed) for seed in range(9)]
         assert len(make_probe(model, iter(feeds), 4, 1).feeds) == 4
         assert REFERENCE_BYTES > 1 << 20
-        monkeypatch.setattr("graphopt.passes.quantize_int8.quality.REFERENCE_BYTES", 100)
+        monkeypatch.setattr("graphopt.passes.quality.REFERENCE_BYTES", 100)
         assert len(make_probe(model, iter(feeds), 9, 1).feeds) == 3, "48 bytes a sample"
 
     def test_decibels(self) -> None:

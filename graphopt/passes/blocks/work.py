@@ -18,7 +18,7 @@ from graphopt.graph.cost import cost
 from graphopt.passes.base import Context
 from graphopt.passes.blocks.drop import without_blocks
 from graphopt.passes.blocks.find import Block, Blocks, find_blocks
-from graphopt.passes.quantize_int8.quality import Probe, make_probe, noise
+from graphopt.passes.quality import Probe, make_probe, noise
 from graphopt.recovery import LayerFit, Recorded, Refitted, record, refit
 
 Feed = Mapping[str, npt.NDArray[Any]]

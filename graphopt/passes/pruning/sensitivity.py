@@ -15,7 +15,7 @@ import onnx
 from graphopt.passes.pruning.moments import Feed, Moments
 from graphopt.passes.pruning.probes import cheapest, refit_without, with_layer
 from graphopt.passes.pruning.weights import Weights
-from graphopt.passes.quantize_int8.quality import make_probe, noise
+from graphopt.passes.quality import make_probe, noise
 
 # Shares of a layer's inputs tried, until its error is that large.
 SHARES = (1 / 3, 1 / 2, 2 / 3, 5 / 6)

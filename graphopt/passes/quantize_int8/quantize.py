@@ -14,10 +14,10 @@ from graphopt.errors import UnsupportedModelError, UsageError
 from graphopt.model import upgrade_opset
 from graphopt.model.walk import bodies, label
 from graphopt.passes.base import Candidate, Context, Declined, PassReport, Skip
+from graphopt.passes.quality import decibel
 from graphopt.passes.quantize_int8 import hard_swish
 from graphopt.passes.quantize_int8.fused import MARK, left_in_float
 from graphopt.passes.quantize_int8.macs import macs
-from graphopt.passes.quantize_int8.quality import decibel
 from graphopt.passes.quantize_int8.session import Quantization, Recipe
 from graphopt.passes.quantize_int8.units import FLOAT_DOMAINS, Role, Units
 from graphopt.targets.schema import Int8Rules

@@ -19,6 +19,7 @@ from graphopt.calibration.observers import OBSERVERS, Range
 from graphopt.errors import DataError
 from graphopt.graph import infer_types
 from graphopt.passes.base import Context
+from graphopt.passes.quality import Probe, make_probe, noise
 from graphopt.passes.quantize_int8 import hard_swish
 from graphopt.passes.quantize_int8.bias import corrected_biases
 from graphopt.passes.quantize_int8.cut import cheapest
@@ -27,7 +28,6 @@ from graphopt.passes.quantize_int8.merged import Pair, measured_pairs
 from graphopt.passes.quantize_int8.numbers import QuantizedWeight, activation_parameters, smallest_weight_scale
 from graphopt.passes.quantize_int8.placement import Placement, place, quantized_tensors, shared_ranges
 from graphopt.passes.quantize_int8.prepare import merge_biases, split_transposes
-from graphopt.passes.quantize_int8.quality import Probe, make_probe, noise
 from graphopt.passes.quantize_int8.sensitivity import (
     NoiseGroup,
     Sensitivity,

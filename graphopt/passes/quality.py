@@ -1,4 +1,4 @@
-"""How far a quantized model's outputs are from the float model's, on samples not used for calibration."""
+"""How far an approximate model's outputs are from the original's, on a few samples."""
 
 from __future__ import annotations
 
