@@ -216,3 +216,20 @@ def test_same_input_same_bytes() -> None:
 def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         PruneFilters(**options)
+
+
+def test_optimize_prunes_to_the_budget_and_judges_the_result() -> None:
+    data = {"x": np.concatenate([sample["x"] for sample in samples(96)])}
+
+    settings: dict[str, Any] = {"metric": "cosine", "max_drop": 0.2, "skip": ["quantize_int8"], "min_speedup": 0.5}
+    asked = graphopt.optimize(net(), data=data, max_macs=0.3, **settings)
+    free = graphopt.optimize(net(), data=data, **settings)
+
+    assert asked.report.result == "ok"
+    assert asked.report.output is not None
+    assert asked.report.output.macs <= 0.3 * asked.report.input.macs
+    (stage,) = [stage for stage in asked.report.stages if stage.name == "prune_filters"]
+    assert (stage.status, stage.details["recovery"]) == ("applied", "refit")
+    (stage,) = [stage for stage in free.report.stages if stage.name == "prune_filters"]
+    assert stage.status == "skipped"
+    assert "--max-macs" in stage.reason
