@@ -358,3 +358,14 @@ def test_mobilenet_has_the_published_shares():
     assert shares.keys() == published.keys()
     for kind, expected in published.items():
         np.testing.assert_allclose(shares[kind], expected, atol=0.01, err_msg=kind)
+
+
+def test_a_negative_size_is_an_open_one() -> None:
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N,3,8,8] x) => (float[N,4,8,8] y)'
+        " <float[4,3,1,1] w = {0,0,0,0,0,0,0,0,0,0,0,0}> { y = Conv(x, w) }"
+    )
+    for axis in (0, 2, 3):
+        proto.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = -1
+
+    assert cost(proto, shapes={"x": (1, 3, 8, 8)}).macs == 4 * 3 * 64

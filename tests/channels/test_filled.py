@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx
+import pytest
 
 import graphopt
 from graphopt import channels
@@ -28,7 +29,8 @@ def test_filled_weights_are_cut_and_filled_again() -> None:
     onnx.checker.check_model(smaller, full_check=True)
 
 
-def test_the_pass_cuts_them_too() -> None:
-    smaller = graphopt.run(model(NET), ["prune_filters"], options={"prune_filters.share": 0.5})
+@pytest.mark.parametrize("data", [None, [{"x": np.ones((1, 3, 6, 6), np.float32)}] * 8])
+def test_the_pass_cuts_them_too(data: list[dict[str, np.ndarray]] | None) -> None:
+    smaller = graphopt.run(model(NET), ["prune_filters"], data=data, options={"prune_filters.share": 0.5})
 
     assert graphopt.dependency_groups(smaller)[0].size == 4

@@ -162,7 +162,7 @@ def _input_shapes(graph: onnx.GraphProto, given: dict[str, tuple[int, ...]], bat
         if name not in declared:
             continue
         dims = declared[name].dim
-        fixed = [dim.dim_value if dim.HasField("dim_value") else None for dim in dims]
+        fixed = [_size(dim) for dim in dims]
         if len(fixed) != len(shape) or any(f is not None and f != s for f, s in zip(fixed, shape, strict=True)):
             shown = ",".join(str(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param or "?" for dim in dims)
             raise UsageError(f"input {name!r} has the shape [{shown}]; {list(shape)} contradicts it")
@@ -173,12 +173,17 @@ def _input_shapes(graph: onnx.GraphProto, given: dict[str, tuple[int, ...]], bat
     result: dict[str, Shape] = {}
     for name, shape_proto in declared.items():
         result[name] = given.get(name) or tuple(
-            dim.dim_value
-            if dim.HasField("dim_value")
-            else symbols.get(dim.dim_param, batch if axis == 0 and not dim.dim_param else None)
+            symbols.get(dim.dim_param, batch if axis == 0 and not dim.dim_param else None)
+            if _size(dim) is None
+            else _size(dim)
             for axis, dim in enumerate(shape_proto.dim)
         )
     return {**given, **result}
+
+
+def _size(dim: onnx.TensorShapeProto.Dimension) -> int | None:
+    """A declared size; None where it is open, which some exporters write as a negative number."""
+    return int(dim.dim_value) if dim.HasField("dim_value") and dim.dim_value >= 0 else None
 
 
 def _fix_inputs(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> None:

@@ -58,7 +58,7 @@ def curves(
     Raises:
         UsageError: the criterion needs samples and there are none.
     """
-    if criterion not in DATA_FREE and not moments:
+    if criterion not in DATA_FREE and moments is None:
         raise UsageError(f"importance '{criterion}' needs samples: give --data, or use one of {sorted(DATA_FREE)}")
     weights = Weights(dependencies.model)
     found: dict[int, list[tuple[Moments, Owner]]] = {}
