@@ -6,7 +6,6 @@ there. In the common form the weights are [groups, inputs of a filter, filters o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -257,8 +256,3 @@ def _write_normalization(net: Net, node: onnx.NodeProto, weights: Weights) -> No
     scale = factor * np.sqrt(variance + attributes(node).get("epsilon", 1e-5))
     node.input[1] = net.add_constant(f"{node.input[1]}_refit", scale.astype(old.dtype))
     node.input[2] = net.add_constant(f"{node.input[2]}_refit", (weights.bias + mean * factor).astype(old.dtype))
-
-
-def outputs_by_name(layers: tuple[Layer, ...]) -> Mapping[str, Layer]:
-    """Layers by the tensor that they write."""
-    return {layer.name: layer for layer in layers}

@@ -91,7 +91,7 @@ def with_layer(model: onnx.ModelProto, reader: Reader, refit: Refit) -> onnx.Mod
         factor = next((each.f for each in node.attribute if each.name == "alpha"), 1.0)
     values = refit.shift * refit.shift.dtype.type(factor)
     if reader.form in ("window", "scatter"):
-        dims = max(1, len(_kernel(graph, weight)))
+        dims = max(1, refit.weight.ndim - 2)
         values = values.reshape(-1, *[1] * dims)
     elif reader.form == "left":
         values = values[:, None]
@@ -99,11 +99,6 @@ def with_layer(model: onnx.ModelProto, reader: Reader, refit: Refit) -> onnx.Mod
     node.output[0] = before
     graph.node.insert(position + 1, onnx.helper.make_node("Add", [before, shift], [reader.name]))
     return result
-
-
-def _kernel(graph: onnx.GraphProto, weight: str) -> tuple[int, ...]:
-    """Kernel size of a convolution's weight."""
-    return next(tuple(tensor.dims)[2:] for tensor in graph.initializer if tensor.name == weight)
 
 
 def cheapest(moments: Moments, weights: Weights, share: float) -> Indices:

@@ -16,8 +16,9 @@ import numpy.typing as npt
 import onnx
 
 from graphopt.channels import Dependencies
+from graphopt.graph.cost.kinds import attribute
 from graphopt.graph.cost.shapes import scopes
-from graphopt.passes.pruning.weights import Weights, attribute
+from graphopt.passes.pruning.weights import Weights
 
 Indices = npt.NDArray[np.int64]
 

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from graphopt.graph.cost.kinds import attribute
 from graphopt.passes.pruning.readers import Reader
-from graphopt.passes.pruning.weights import attribute, integers
+from graphopt.passes.pruning.weights import integers
 
 Floats: TypeAlias = npt.NDArray[Any]
 

@@ -33,9 +33,9 @@ import numpy.typing as npt
 import onnx
 
 from graphopt.channels import Dependencies
+from graphopt.graph.cost.kinds import attribute
 from graphopt.graph.cost.shapes import scopes
 from graphopt.passes.pruning.sizes import Counts, Extent, Sizes, tensor_sizes
-from graphopt.passes.pruning.weights import attribute
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Removed: TypeAlias = Sequence[Counts]

@@ -10,6 +10,8 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
+from graphopt.graph.cost.kinds import attribute
+
 Floats: TypeAlias = npt.NDArray[Any]
 
 
@@ -88,11 +90,6 @@ _MAKERS: Mapping[str, Callable[[onnx.NodeProto, Floats, Others], Floats]] = {
     "Identity": _same,
     "Transpose": _transpose,
 }
-
-
-def attribute(node: onnx.NodeProto, name: str, default: int) -> int:
-    """An integer attribute."""
-    return next((each.i for each in node.attribute if each.name == name), default)
 
 
 def integers(node: onnx.NodeProto, name: str, default: Sequence[int]) -> tuple[int, ...]:

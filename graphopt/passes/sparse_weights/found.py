@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -142,29 +142,25 @@ def _layers_of(tensor: gs.Tensor) -> list[gs.Node]:
 
 def _without_a_layer_before(graph: gs.Graph) -> list[int]:
     """``id`` of the layers of the outermost graph to which no path leads from another layer."""
-    behind: set[int] = set()
-    found = []
-    for node in graph.nodes:
-        is_behind = any(id(tensor) in behind for tensor in node.inputs)
-        is_layer = bool(_slots(node))
-        if is_layer and not is_behind:
-            found.append(id(node))
-        if is_layer or is_behind:
-            behind.update(id(tensor) for tensor in node.outputs)
-    return found
+    return _foremost((node, node.inputs, node.outputs) for node in graph.nodes)
 
 
 def _without_a_layer_behind(graph: gs.Graph) -> list[int]:
     """``id`` of the layers of the outermost graph from which no path leads to another layer."""
-    before: set[int] = set()
+    return _foremost((node, node.outputs, node.inputs) for node in reversed(graph.nodes))
+
+
+def _foremost(walk: Iterable[tuple[gs.Node, Sequence[gs.Tensor], Sequence[gs.Tensor]]]) -> list[int]:
+    """``id`` of the layers that a walk reaches past no other: each node with the tensors it comes from and goes to."""
+    past: set[int] = set()
     found = []
-    for node in reversed(graph.nodes):
-        is_before = any(id(tensor) in before for tensor in node.outputs)
+    for node, sources, results in walk:
+        is_past = any(id(tensor) in past for tensor in sources)
         is_layer = bool(_slots(node))
-        if is_layer and not is_before:
+        if is_layer and not is_past:
             found.append(id(node))
-        if is_layer or is_before:
-            before.update(id(tensor) for tensor in node.inputs)
+        if is_layer or is_past:
+            past.update(id(tensor) for tensor in results)
     return found
 
 
