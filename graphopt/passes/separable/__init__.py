@@ -1,0 +1,1 @@
+"""Convolutions as sums of depthwise and pointwise ones: decomposition, fit, ranks and writing."""
