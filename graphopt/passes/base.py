@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
+import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_graphsurgeon as gs
@@ -60,6 +61,7 @@ class Goals:
         max_macs: multiply-adds to reach, as a share of the original's; None: no such budget.
         min_speedup: speed-up over the original to reach; 1 asks for nothing.
         to_threshold: where no budget is set, go on until ``max_drop`` is reached. So when the user named the passes.
+        int8_follows: whether a later pass may put layers in int8, so that times are those of the better precision.
         original_macs: multiply-adds of the original; None where they are not known.
         drop: by how much the metric of a model falls, on the selection samples; None where there are none.
         speedup: how many times as fast as the original a model is, measured; None where nothing is measured.
@@ -69,9 +71,23 @@ class Goals:
     max_macs: float | None = None
     min_speedup: float = 1.0
     to_threshold: bool = False
+    int8_follows: bool = False
     original_macs: int | None = None
     drop: Callable[[onnx.ModelProto], float] | None = None
     speedup: Callable[[onnx.ModelProto], float] | None = None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What an approximated model comes from, so that later recovery still aims at the right answers.
+
+    Attributes:
+        model: the model whose answers are right.
+        kept: tensor -> axis -> which indices of it remain in the model at hand; what is not named is whole.
+    """
+
+    model: onnx.ModelProto
+    kept: Mapping[str, Mapping[int, npt.NDArray[np.int64]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,6 +103,7 @@ class Context:
         threads: intra-op threads that latency is judged at.
         jobs: intra-op threads for work that is not timed.
         goals: what the user asked for.
+        origin: what the model at hand was approximated from; None: it is the original itself.
         shapes: shapes of the inputs, by name, where the model leaves them open and the user said which.
         progress: called with (what, done, total); total 0 when unknown.
     """
@@ -98,6 +115,7 @@ class Context:
     threads: int = 1
     jobs: int = 1
     goals: Goals = field(default_factory=Goals)
+    origin: Origin | None = None
     shapes: Mapping[str, tuple[int, ...]] | None = None
     progress: Callable[[str, int, int], None] = lambda what, done, total: None
 
@@ -111,12 +129,15 @@ class Candidate:
         report: what was done to reach it.
         label: a few words that tell this candidate from its siblings, e.g. ``'all int8'``.
         faster: whether it is meant to be faster; one that is smaller only must not be slower.
+        kept: which indices of the origin's tensors remain (see ``Origin``); those of the model before where nothing
+            was cut.
     """
 
     model: onnx.ModelProto
     report: PassReport
     label: str = ""
     faster: bool = True
+    kept: Mapping[str, Mapping[int, npt.NDArray[np.int64]]] = field(default_factory=dict)
 
 
 class Declined(Exception):  # noqa: N818 (not an error: the pass has nothing to offer here)
@@ -177,6 +198,7 @@ __all__ = [
     "ExactPass",
     "Feed",
     "Goals",
+    "Origin",
     "Pass",
     "PassReport",
     "Preparing",
