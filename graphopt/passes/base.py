@@ -27,6 +27,8 @@ from graphopt.targets.schema import Hardware
 
 Array: TypeAlias = npt.NDArray[Any]
 Feed: TypeAlias = Mapping[str, Array]
+# Tensor -> axis -> which indices of the origin's tensor remain.
+Kept: TypeAlias = Mapping[str, Mapping[int, npt.NDArray[np.int64]]]
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Origin:
     """
 
     model: onnx.ModelProto
-    kept: Mapping[str, Mapping[int, npt.NDArray[np.int64]]] = field(default_factory=dict)
+    kept: Kept = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ class Candidate:
     report: PassReport
     label: str = ""
     faster: bool = True
-    kept: Mapping[str, Mapping[int, npt.NDArray[np.int64]]] = field(default_factory=dict)
+    kept: Kept = field(default_factory=dict)
 
 
 class Declined(Exception):  # noqa: N818 (not an error: the pass has nothing to offer here)
@@ -187,6 +189,36 @@ class ApproximatePass(Protocol):
         """
 
 
+class Dial(Protocol):
+    """A pass opened on one model, to be told again and again what noise is worth."""
+
+    def at(self, price: float, model: onnx.ModelProto, kept: Kept, *, recover: bool) -> Candidate | None:
+        """Return the candidate for a price; None where nothing pays.
+
+        Args:
+            price: share of the model's time that must be saved for one unit of noise added, in noise-to-signal power
+                at the outputs. The higher, the gentler.
+            model: the model that the dial was opened on, or what earlier passes made of it: the same names.
+            kept: what remains in it of the tensors of the model that the dial was opened on.
+            recover: whether to recover accuracy; False where a later pass does so for both.
+        """
+
+    def close(self) -> None:
+        """Give memory and files back."""
+
+
+@runtime_checkable
+class Priced(Protocol):
+    """An approximate pass that can be told what noise is worth, so that a planner can weigh it against others."""
+
+    def dial(self, model: onnx.ModelProto, context: Context) -> Dial | None:
+        """Measure a model; None where the pass's own options say how far it goes.
+
+        Raises:
+            Declined: the pass has nothing to offer for this model.
+        """
+
+
 Pass: TypeAlias = ExactPass | ApproximatePass
 
 __all__ = [
@@ -195,12 +227,15 @@ __all__ = [
     "Candidate",
     "Context",
     "Declined",
+    "Dial",
     "ExactPass",
     "Feed",
     "Goals",
+    "Kept",
     "Origin",
     "Pass",
     "PassReport",
     "Preparing",
+    "Priced",
     "Skip",
 ]
