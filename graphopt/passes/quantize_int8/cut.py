@@ -72,6 +72,31 @@ def cheapest(
     return frozenset(index for index in in_int8 if isinstance(index, int))
 
 
+def microseconds(
+    units: Units,
+    times: Mapping[int, UnitTime],
+    boundary: Callable[[str], BoundaryTime],
+    pairs: Iterable[Pair],
+    int8: frozenset[int],
+) -> float:
+    """Return the time of all units in ``times``, and of the conversions between them, when ``int8`` run in int8."""
+    total = 0.0
+    for index, time in times.items():
+        total += time.int8 if index in int8 and time.int8 is not None else time.float32
+    total -= sum(pair.saved for pair in pairs if not int8 & {pair.first, pair.second})
+    for name in (*units.graph_inputs, *units.producer):
+        producer = units.producer.get(name)
+        readers = units.consumers.get(name, ())
+        made_in_int8 = producer is not None and producer in int8
+        read_in_int8 = any(index in int8 and name in units.all[index].inputs for index in readers)
+        in_float = sum(index not in int8 for index in readers) + (name in units.graph_outputs)
+        if read_in_int8 and not made_in_int8:
+            total += boundary(name).to_int8
+        if made_in_int8 and _answers_in_int8(units.all[producer or 0]):
+            total += in_float * boundary(name).to_float
+    return total
+
+
 def _add_tensor(graph: nx.DiGraph, units: Units, name: str, boundary: Callable[[str], BoundaryTime]) -> None:
     producer = units.producer.get(name)
     readers = units.consumers.get(name, ())

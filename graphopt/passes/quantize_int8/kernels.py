@@ -53,9 +53,14 @@ class BoundaryTime:
 
 
 class KernelTimes:
-    """Measures units and boundaries on demand, each once; ``store`` keeps the results on disk."""
+    """Measures units and boundaries on demand, each once; ``store`` keeps the results on disk.
 
-    def __init__(self, model: onnx.ModelProto, units: Units, shapes: Shapes, rules: Int8Rules, store: Store) -> None:
+    Without ``rules`` units are measured in float only.
+    """
+
+    def __init__(
+        self, model: onnx.ModelProto, units: Units, shapes: Shapes, rules: Int8Rules | None, store: Store
+    ) -> None:
         self._opset = list(model.opset_import)
         self._ir_version = model.ir_version
         self._units = units
@@ -111,6 +116,8 @@ class KernelTimes:
             in_float = _kernels(model, feed, threads, unit.node.op_type)[0]
         except UnsupportedModelError:
             return 0.0, NOT_FUSED
+        if self._rules is None:
+            return in_float, NOT_FUSED
         alone = find_units(model)
         chosen = [found.index for found in alone.all if found.role is not Role.FLOAT]
         if not chosen:
@@ -224,8 +231,8 @@ class KernelTimes:
         parts: list[object] = [
             METHOD,
             threads,
-            self._rules.activation_dtype,
-            self._rules.per_channel,
+            self._rules.activation_dtype if self._rules else "",
+            self._rules.per_channel if self._rules else False,
             self._clipped(unit),
         ]
         for node in unit.nodes:

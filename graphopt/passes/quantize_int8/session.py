@@ -22,7 +22,7 @@ from graphopt.passes.base import Context
 from graphopt.passes.quality import Probe, make_probe, noise
 from graphopt.passes.quantize_int8 import hard_swish
 from graphopt.passes.quantize_int8.bias import corrected_biases
-from graphopt.passes.quantize_int8.cut import cheapest
+from graphopt.passes.quantize_int8.cut import cheapest, microseconds
 from graphopt.passes.quantize_int8.kernels import BoundaryTime, KernelTimes, UnitTime, measure_all
 from graphopt.passes.quantize_int8.merged import Pair, measured_pairs
 from graphopt.passes.quantize_int8.numbers import QuantizedWeight, activation_parameters, smallest_weight_scale
@@ -121,21 +121,7 @@ class Quantization:
 
     def predicted_microseconds(self, int8: frozenset[int]) -> float:
         """Return the time of all int8-capable units and conversions under an assignment."""
-        total = 0.0
-        for index, time in self.times.items():
-            total += time.int8 if index in int8 and time.int8 is not None else time.float32
-        total -= sum(pair.saved for pair in self.pairs if not int8 & {pair.first, pair.second})
-        for name in (*self.units.graph_inputs, *self.units.producer):
-            producer = self.units.producer.get(name)
-            readers = self.units.consumers.get(name, ())
-            made_in_int8 = producer is not None and producer in int8
-            read_in_int8 = any(index in int8 and name in self.units.all[index].inputs for index in readers)
-            in_float = sum(index not in int8 for index in readers) + (name in self.units.graph_outputs)
-            if read_in_int8 and not made_in_int8:
-                total += self.boundary(name).to_int8
-            if made_in_int8 and self.units.all[producer or 0].node.op_type not in ("Gemm", "MatMul"):
-                total += in_float * self.boundary(name).to_float
-        return total
+        return microseconds(self.units, self.times, self.boundary, self.pairs, int8)
 
     def calibrate(self, int8: Iterable[int]) -> None:
         """Observe every tensor that the assignment ``int8`` quantizes."""
