@@ -3,6 +3,7 @@
 When all passes have had their turn, a verdict is drawn on samples that no choice has seen. If it is against the
 model, the search goes on where it left off: the next candidate of the last approximate pass, then the model without
 that pass, then the same for the pass before it; in the end the model of the exact passes alone, and the original.
+Approximate passes that can share one accuracy budget have their turn together (``graphopt.composition``).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import onnx
 
+from graphopt.composition import composable, compose
 from graphopt.passes.base import Pass
 from graphopt.report.schema import Stage
 from graphopt.stages import StageRunner, Step, groups, is_approximate, is_exact
@@ -84,7 +86,7 @@ def _attempts(
     original: onnx.ModelProto, passes: Sequence[Pass], runner: StageRunner, give_up: Callable[[], bool]
 ) -> Iterator[tuple[Attempt, _Level | None]]:
     """Walk the tree of outcomes depth first; yield each leaf with the last level that took an approximate candidate."""
-    runs = groups(passes)
+    runs = _runs(passes, runner)
     levels: list[_Level] = []
     steps: list[Step] = []
     while True:
@@ -96,7 +98,7 @@ def _attempts(
             stages = tuple(stage for step in steps for stage in step.stages)
             warnings = tuple(warning for step in steps for warning in step.warnings)
             every = zip(runs, levels, steps, strict=True)
-            taken = [level for run, level, step in every if _is_taken(run[-1], step.stages[-1])]
+            taken = [level for run, level, step in every if any(map(_is_taken, run, step.stages))]
             yield Attempt(current, stages, warnings), taken[-1] if taken else None
         step = None
         while levels and step is None:
@@ -115,9 +117,20 @@ def _outcomes(
     exact = [one for one in run if is_exact(one)]
     if exact:
         yield runner.exact(exact, current)
-    for one in run:
-        if is_approximate(one):
-            yield from runner.approximate(one, current, refusals, give_up)
+    approximate = [one for one in run if is_approximate(one)]
+    if len(approximate) > 1:
+        yield from compose(approximate, current, runner, refusals, give_up)
+    elif approximate:
+        yield from runner.approximate(approximate[0], current, refusals, give_up)
+
+
+def _runs(passes: Sequence[Pass], runner: StageRunner) -> list[list[Pass]]:
+    """Passes in runs that have their outcomes together; approximate ones do where they share one accuracy budget."""
+    runs: list[list[Pass]] = []
+    for run in groups(passes, together=True):
+        one_budget = run[0].exact or composable(run, runner.context)
+        runs.extend([run] if one_budget else [[one] for one in run])
+    return runs
 
 
 def _is_taken(one: Pass, stage: Stage) -> bool:

@@ -121,7 +121,7 @@ class StageRunner:
     def _exact_stage(self, outcome: Outcome, after: ModelCost) -> Stage:
         status: Status = "rolled_back" if outcome.failure else "applied"
         reason = outcome.failure or ("" if outcome.report.changes else NOTHING_TO_DO)
-        return _stage(outcome.name, status, reason, after, outcome.seconds, report=outcome.report)
+        return stage(outcome.name, status, reason, after, outcome.seconds, report=outcome.report)
 
     def approximate(
         self, one: ApproximatePass, current: onnx.ModelProto, refusals: list[str], give_up: Callable[[], bool]
@@ -177,16 +177,16 @@ class StageRunner:
             yield Step(current, (self._stage(one.name, "applied", reason, current, started, report=last),))
             return
         reason = "; ".join(refusals)
-        stage = self._stage(one.name, "rolled_back", reason, current, started, report=last)
-        yield Step(current, (stage,), (f"{one.name} was rolled back: {reason}",))
+        undone = self._stage(one.name, "rolled_back", reason, current, started, report=last)
+        yield Step(current, (undone,), (f"{one.name} was rolled back: {reason}",))
 
     def _kept(self, name: str, candidate: Candidate, trial: Trial, refusals: Sequence[str], started: float) -> Step:
         status: Status = "backed_off" if refusals else "applied"
         reason = candidate.label
         if refusals:
             reason = f"{'; '.join(refusals)}; kept: {candidate.label or 'the next candidate'}"
-        stage = self._stage(name, status, reason, candidate.model, started, report=candidate.report, trial=trial)
-        return Step(candidate.model, (stage,))
+        kept = self._stage(name, status, reason, candidate.model, started, report=candidate.report, trial=trial)
+        return Step(candidate.model, (kept,))
 
     def _failed(
         self, name: str, error: Exception, current: onnx.ModelProto, started: float, refusals: Sequence[str] = ()
@@ -194,8 +194,8 @@ class StageRunner:
         log.debug("%s failed", name, exc_info=error)
         text = str(error).strip() or "no message"
         reason = "; ".join([*refusals, f"it failed with {type(error).__name__}: {text}"])
-        stage = self._stage(name, "rolled_back", reason, current, started)
-        return Step(current, (stage,), (f"{name} was rolled back: {reason}",))
+        failed = self._stage(name, "rolled_back", reason, current, started)
+        return Step(current, (failed,), (f"{name} was rolled back: {reason}",))
 
     def _stage(
         self,
@@ -209,10 +209,10 @@ class StageRunner:
         trial: Trial | None = None,
     ) -> Stage:
         seconds = time.perf_counter() - started
-        return _stage(name, status, reason, self.costs.of(model), seconds, report=report, trial=trial)
+        return stage(name, status, reason, self.costs.of(model), seconds, report=report, trial=trial)
 
 
-def _stage(
+def stage(
     name: str,
     status: Status,
     reason: str,
@@ -222,6 +222,7 @@ def _stage(
     report: PassReport | None = None,
     trial: Trial | None = None,
 ) -> Stage:
+    """What became of one pass, with the figures of the model after it."""
     details: dict[str, Any] = dict(report.details) if report else {}
     if report and report.skipped:
         details["skipped"] = [{"where": skip.where, "reason": skip.reason} for skip in report.skipped]
@@ -266,11 +267,11 @@ def run_ungated(one: ApproximatePass, model: onnx.ModelProto, context: Context) 
         raise PassError(f"{one.name} failed: {type(error).__name__}: {error}") from error
 
 
-def groups(passes: Sequence[Pass]) -> list[list[Pass]]:
-    """Passes in runs: exact ones that follow each other together, each approximate one alone."""
+def groups(passes: Sequence[Pass], together: bool = False) -> list[list[Pass]]:
+    """Passes in runs: exact ones that follow each other together; so approximate ones if ``together``, else alone."""
     found: list[list[Pass]] = []
     for one in passes:
-        if one.exact and found and found[-1][-1].exact:
+        if found and found[-1][-1].exact == one.exact and (one.exact or together):
             found[-1].append(one)
         else:
             found.append([one])

@@ -23,6 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"passes"}),
     frozenset({"exact", "inspection", "options"}),
     frozenset({"stages"}),
+    frozenset({"composition"}),
     frozenset({"comparison", "judge", "pipeline", "timing"}),
     frozenset({"result"}),
     frozenset({"optimize"}),

@@ -211,8 +211,11 @@ class Dial(Protocol):
 class Priced(Protocol):
     """An approximate pass that can be told what noise is worth, so that a planner can weigh it against others."""
 
-    def dial(self, model: onnx.ModelProto, context: Context) -> Dial | None:
-        """Measure a model; None where the pass's own options say how far it goes.
+    def open_ended(self, goals: Goals) -> bool:
+        """Whether neither the goals nor the pass's own options say how far it goes."""
+
+    def dial(self, model: onnx.ModelProto, context: Context) -> Dial:
+        """Measure a model.
 
         Raises:
             Declined: the pass has nothing to offer for this model.

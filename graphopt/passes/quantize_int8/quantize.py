@@ -55,6 +55,7 @@ class QuantizeInt8:
     summary: ClassVar[str] = "static int8 quantization where the kernels reward it, in Q/DQ form"
     exact: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset({"calibration"})
+    quantizes: ClassVar[bool] = True
 
     observer: str = "auto"
     samples: int = 256

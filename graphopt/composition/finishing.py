@@ -1,0 +1,110 @@
+"""What follows on a mixture: passes without a price, each by its first candidate that holds."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import onnx
+
+from graphopt.composition.mixtures import Mixed
+from graphopt.exact import PROPAGATED
+from graphopt.graph import verify
+from graphopt.passes.base import ApproximatePass, Candidate, Context, Declined, Origin
+from graphopt.stages import Judge, Trial
+
+log = logging.getLogger(__name__)
+
+# Candidates tried of a pass behind a mixture. Gentler mixtures are the better way out of too low an accuracy.
+MOST_CANDIDATES = 3
+
+
+@dataclass(frozen=True)
+class Followed:
+    """What a pass behind a mixture did.
+
+    Attributes:
+        candidate: what was kept; None where nothing was.
+        trial: what it was found to be.
+        reason: why nothing, or why not the first candidate.
+        seconds: how long it took.
+    """
+
+    candidate: Candidate | None
+    trial: Trial | None
+    reason: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A mixture with all that follows on it.
+
+    Attributes:
+        mixed: the mixture.
+        followed: one for each pass behind it.
+        model: the model after them.
+        problem: why it does not hold on the selection samples; None when it does.
+        speedup: how many times as fast as the original it is; 0 where it does not hold.
+    """
+
+    mixed: Mixed
+    followed: tuple[Followed, ...]
+    model: onnx.ModelProto
+    problem: str | None
+    speedup: float = 0.0
+
+
+def finish(
+    mixed: Mixed, before: onnx.ModelProto, passes: Sequence[ApproximatePass], context: Context, judge: Judge
+) -> Finished:
+    """Apply the passes behind a mixture and judge the result.
+
+    Args:
+        mixed: the mixture.
+        before: the model before it.
+        passes: passes that follow, in order.
+        context: that of the run.
+        judge: judges each candidate.
+    """
+    model = mixed.model
+    problem = judge.trial(model, before, faster=True).problem if mixed.parts else None
+    if problem is not None:
+        return Finished(mixed, (), model, problem)
+    followed: list[Followed] = []
+    for one in passes:
+        origin = Origin(before, mixed.kept) if mixed.parts else context.origin
+        found = _follow(one, model, replace(context, origin=origin), judge)
+        followed.append(found)
+        if found.candidate is not None:
+            model = found.candidate.model
+    speedup = context.goals.speedup
+    return Finished(mixed, tuple(followed), model, None, speedup(model) if speedup is not None else 1.0)
+
+
+def _follow(one: ApproximatePass, model: onnx.ModelProto, context: Context, judge: Judge) -> Followed:
+    started = time.perf_counter()
+    refusals: list[str] = []
+    candidates = one.candidates(model, context)
+    try:
+        for candidate in _first(candidates):
+            verify(candidate.model)
+            trial = judge.trial(candidate.model, model, faster=candidate.faster)
+            if trial.problem is None:
+                return Followed(candidate, trial, "; ".join(refusals), time.perf_counter() - started)
+            refusals.append(f"{candidate.label}: {trial.problem}" if candidate.label else trial.problem)
+    except Declined as declined:
+        refusals.append(str(declined))
+    except PROPAGATED:
+        raise
+    except Exception as error:  # a pass that fails costs only itself; the report names it
+        log.debug("%s failed", one.name, exc_info=error)
+        refusals.append(f"it failed with {type(error).__name__}: {str(error).strip() or 'no message'}")
+    return Followed(None, None, "; ".join(refusals) or "it found nothing to do", time.perf_counter() - started)
+
+
+def _first(candidates: Iterator[Candidate]) -> Iterator[Candidate]:
+    return islice(candidates, MOST_CANDIDATES)
