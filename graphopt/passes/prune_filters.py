@@ -108,7 +108,7 @@ class PruneFilters:
         share = budget * (original_macs or work.macs) / work.macs
         if share >= 1:
             raise Declined(f"the model has no more than {budget:.1%} of the multiply-adds as it is")
-        found = work.prune(share)
+        found = work.prune_to(share)
         if found.macs > share * work.macs * (1 + 1e-9):
             raise Declined(
                 f"{budget:.1%} of the multiply-adds cannot be reached: the smallest cut leaves "
@@ -128,7 +128,7 @@ class PruneFilters:
         share = low
         for trial in range(TRIALS):
             context.progress("prune_filters: how far", trial, TRIALS)
-            found = work.prune(share)
+            found = work.prune_to(share)
             if goals.drop(found.model) <= goals.max_drop:
                 best, high = found, share
                 if share == low:
@@ -143,7 +143,7 @@ class PruneFilters:
             high = high**0.5
             if high > 0.98:
                 return
-            yield _candidate(work, work.prune(high))
+            yield _candidate(work, work.prune_to(high))
 
     @staticmethod
     def _fast_enough(work: Pruning, context: Context, low: float) -> float:
@@ -176,7 +176,8 @@ class PruneFilters:
 
 
 def _candidate(work: Pruning, found: Pruned) -> Candidate:
-    return Candidate(found.model, _report(work, found), f"{found.macs / work.macs:.1%} of the multiply-adds")
+    label = f"{found.macs / work.macs:.1%} of the multiply-adds"
+    return Candidate(found.model, _report(work, found), label, kept=found.kept)
 
 
 def _report(work: Pruning, found: Pruned | None) -> PassReport:
@@ -195,11 +196,11 @@ def _report(work: Pruning, found: Pruned | None) -> PassReport:
     }
     removed = 0
     if found is not None:
-        removed = sum(before - after for before, after in found.kept.values())
+        removed = sum(before - after for before, after in found.widths.values())
         details |= {
             "macs_share": round(found.macs / work.macs, 4),
             "predicted_speedup": round(found.predicted_speedup, 3) if found.predicted_speedup else None,
-            "channels": {name: [before, after] for name, (before, after) in found.kept.items()},
+            "channels": {name: [before, after] for name, (before, after) in found.widths.items()},
             "refit": fit_summary(found.fits),
         }
     return PassReport(removed, tuple(skipped), details)

@@ -19,12 +19,6 @@ from graphopt.passes.pruning.alignment import Ladder
 from graphopt.passes.pruning.curves import Curve
 from graphopt.passes.pruning.times import Costs
 
-# Plans spend noise raised to this power: a group cut to the bone does more harm than its predicted noise says, for what
-# is lost there is lost to all refits behind. Drops at 35 % of the multiply-adds, Fashion-MNIST, 4,000 test images (so
-# to about 0.3 points), powers 1 and 1.5: mobilenetv3 1.75 and 1.40 (price "macs"), 1.72 and 1.52 ("both"); resnet20
-# 1.53 and 1.05 ("macs"), 1.25 and 1.55 ("both"). A power of 2 was no better.
-CONVEXITY = 1.5
-
 # What a step is paid in: multiply-adds, predicted time, or both alike (the mean of the two shares).
 Price: TypeAlias = Literal["macs", "latency", "both"]
 Scope: TypeAlias = Literal["global", "uniform"]
@@ -39,12 +33,14 @@ class Step:
         macs: multiply-adds as a share of the whole model's.
         time: predicted time as a share of the whole model's.
         noise: predicted noise-to-signal power at the outputs.
+        harm: the same, groups that lose much weighing more than others (``Curve.harm``).
     """
 
     kept: Mapping[int, int]
     macs: float
     time: float
     noise: float
+    harm: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -84,6 +80,16 @@ class Path:
                 continue
             return step
         return self.steps[-1]
+
+    def at_price(self, price: float) -> Step:
+        """The plan that gives up most time where one unit of noise is worth ``price``.
+
+        Args:
+            price: share of the whole model's predicted time that a noise-to-signal power of 1 at the outputs must
+                save: at a price of 20 a plan may add 1 % of noise (20 dB) for each 20 % of the time. The plan is the
+                one with the least time + price * harm; the higher the price, the less is cut.
+        """
+        return min(self.steps, key=lambda step: step.time + price * step.harm)
 
 
 def plan_path(
@@ -180,7 +186,7 @@ class _Walk:
     def _harm(self, ladder: Ladder, place: int) -> float:
         kept = ladder.kept[place]
         pairs = zip(ladder.groups, kept, strict=True)
-        return float(sum(self.curves[number].at(int(count)) ** CONVEXITY for number, count in pairs))
+        return sum(self.curves[number].harm(int(count)) for number, count in pairs)
 
     def _noise(self, ladder: Ladder, place: int) -> float:
         kept = ladder.kept[place]
@@ -188,21 +194,22 @@ class _Walk:
 
     def _take(self, ladder: Ladder, place: int) -> None:
         """Go from the count before to that at ``place``."""
-        added = self._noise(ladder, place) - self._noise(ladder, place - 1)
+        before = self.steps[-1]
+        noise = before.noise + self._noise(ladder, place) - self._noise(ladder, place - 1)
+        harm = before.harm + self._harm(ladder, place) - self._harm(ladder, place - 1)
         lost = ladder.kept[0] - ladder.kept[place]
         macs, time = self.costs.saved(self.removed, ladder.groups, lost[None])
         self.now = (self.now[0] - float(macs[0]), self.now[1] - float(time[0]))
         for number, count in zip(ladder.groups, lost, strict=True):
             self.removed[number] = int(count)
         kept = {n: self.dependencies[n].size - count for n, count in enumerate(self.removed) if count}
-        noise = self.steps[-1].noise + added
-        self.steps.append(Step(kept, self.now[0] / self.full_macs, self.now[1] / self.full_time, noise))
+        self.steps.append(Step(kept, self.now[0] / self.full_macs, self.now[1] / self.full_time, noise, harm))
 
     def given_back(self, step: Step, budget: float) -> Step:
         """Give channels back as long as the multiply-adds stay within the budget."""
         removed = [group.size - step.kept.get(group.number, group.size) for group in self.dependencies]
         places = [self._place(ladder, removed) for ladder in self.ladders]
-        macs, time, noise = step.macs * self.full_macs, step.time * self.full_time, step.noise
+        macs, time, noise, harm = step.macs * self.full_macs, step.time * self.full_time, step.noise, step.harm
         while True:
             best: tuple[float, int, float, float] | None = None
             for number, (ladder, place) in enumerate(zip(self.ladders, places, strict=True)):
@@ -219,10 +226,11 @@ class _Walk:
                     best = gained, number, more_macs, more_time
             if best is None:
                 kept = {n: self.dependencies[n].size - count for n, count in enumerate(removed) if count}
-                return Step(kept, macs / self.full_macs, time / self.full_time, noise)
-            _, number, more_macs, more_time = best
+                return Step(kept, macs / self.full_macs, time / self.full_time, noise, harm)
+            less, number, more_macs, more_time = best
             ladder = self.ladders[number]
             noise -= self._noise(ladder, places[number]) - self._noise(ladder, places[number] - 1)
+            harm -= less
             places[number] -= 1
             for group, count in zip(ladder.groups, ladder.kept[0] - ladder.kept[places[number]], strict=True):
                 removed[group] = int(count)

@@ -11,10 +11,9 @@ import numpy as np
 import onnx
 
 from graphopt.channels import Dependencies, cut, dependency_groups, select
-from graphopt.channels.groups import Indices
 from graphopt.errors import UsageError
 from graphopt.graph.cost import cost
-from graphopt.passes.base import Context, Feed
+from graphopt.passes.base import Context, Feed, Origin
 from graphopt.passes.pruning.alignment import ladders
 from graphopt.passes.pruning.curves import Curve
 from graphopt.passes.pruning.importance import DATA_FREE as WITHOUT_SAMPLES
@@ -22,12 +21,12 @@ from graphopt.passes.pruning.importance import Criterion, curves
 from graphopt.passes.pruning.moments import collect_moments
 from graphopt.passes.pruning.plan import Path, Price, Scope, Step, plan_path
 from graphopt.passes.pruning.readers import find_readers
+from graphopt.passes.pruning.remaining import Kept, composed, widths
 from graphopt.passes.pruning.sensitivity import sensitivities
 from graphopt.passes.pruning.times import costs
 from graphopt.recovery import DATA_FREE, Recorded, RefitOptions, Refitted, record, refit, synthetic_feeds
 
 Recovery: TypeAlias = Literal["refit", "data_free", "none"]
-Kept: TypeAlias = Mapping[str, Mapping[int, Indices]]
 
 # Random samples where there are none.
 NOISE_SAMPLES = 512
@@ -54,14 +53,16 @@ class Pruned:
     Attributes:
         model: the model, recovered where asked for.
         macs: its multiply-adds.
-        kept: channels that each group keeps, of those that lost any: name -> (before, after).
+        widths: channels of each group that lost any: name -> (before, after).
+        kept: which indices of the origin's tensors remain.
         predicted_speedup: by the plan; None where there was none.
         fits: what recovery did.
     """
 
     model: onnx.ModelProto
     macs: int
-    kept: Mapping[str, tuple[int, int]]
+    widths: Mapping[str, tuple[int, int]]
+    kept: Kept
     predicted_speedup: float | None
     fits: Refitted | None = None
 
@@ -83,8 +84,10 @@ class _State:
 class Pruning:
     """Measures a model once and cuts it as far as asked.
 
+    Layers are refitted towards what the model of ``context.origin`` answers, where there is one, else ``model`` itself.
+
     Attributes:
-        model: the original.
+        model: the model to cut.
         settings: how to prune.
         context: samples, threads, progress.
     """
@@ -98,11 +101,17 @@ class Pruning:
     _sensitivity: dict[str, float] | None = None
     _recorded: Recorded | None = None
     _first: _State | None = None
+    _done: dict[int, Pruned] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.dependencies = dependency_groups(self.model, self.context.shapes)
         self.macs = self.count(self.model)
         self._samples = self._drawn()
+
+    @property
+    def origin(self) -> Origin:
+        """The model whose answers are right, and what the model to cut has left of it."""
+        return self.context.origin or Origin(self.model)
 
     def count(self, model: onnx.ModelProto) -> int:
         """Multiply-adds of a model.
@@ -119,7 +128,7 @@ class Pruning:
 
     @property
     def path(self) -> Path:
-        """The plans for the original."""
+        """The plans for the model."""
         return self._start().path
 
     def smallest(self) -> float:
@@ -139,24 +148,56 @@ class Pruning:
             row = int(np.argmin(np.abs(ladder.counts - ladder.counts[0] * (1 - share))))
             if row and all(number in state.curves for number in ladder.groups):
                 kept |= {number: int(count) for number, count in zip(ladder.groups, ladder.kept[row], strict=True)}
-        smaller, narrower = self._cut(state, Step(kept, 1.0, 1.0, 0.0))
-        fits = self._recovered(smaller, narrower)
-        done = replace(state, model=fits.model if fits else smaller, macs=self.count(smaller), kept=narrower)
-        return Pruned(done.model, done.macs, self._widths(done), None, fits)
+        return replace(self._pruned(state, Step(kept, 1.0, 1.0, 0.0)), predicted_speedup=None)
 
-    def prune(self, share: float) -> Pruned:
+    def step_at(self, price: float) -> Step:
+        """The plan that a price leads to (see ``at_price``): predicted shares of time and multiply-adds, and noise."""
+        return self.path.at_price(price)
+
+    def at_price(self, price: float) -> Pruned:
+        """Cut as far as it pays where one unit of noise is worth ``price``, in one step, and recover.
+
+        Args:
+            price: what a noise-to-signal power of 1 at the model's outputs must save, as a share of the predicted time
+                of the whole of ``model``: at a price of 20 the cut may add 1 % of noise for each 20 % of the time.
+                Noise is predicted (sensitivity times loss, summed over layers; see ``Curve.harm`` for what it counts).
+
+        Returns:
+            the model itself where nothing pays. Made once for each plan, however many prices lead to it.
+        """
+        state = self._start()
+        step = self.step_at(price)
+        number = self.path.steps.index(step)
+        if number not in self._done:
+            self._done[number] = self._pruned(state, step)
+        return self._done[number]
+
+    def prune_to(self, share: float) -> Pruned:
         """Cut to a share of the multiply-adds, in equal steps on a logarithmic scale, with recovery after each."""
         state = self._start()
         fits = None
         for number in range(1, self.settings.steps + 1):
             goal = share ** (number / self.settings.steps) * self.macs
             state, fits = self._advance(state, goal, last=number == self.settings.steps)
-        return Pruned(state.model, state.macs, self._widths(state), self.path.steps[0].time / state.time, fits)
+        return self._result(state, fits)
 
     def close(self) -> None:
         """Give memory and files back."""
         if self._recorded is not None:
             self._recorded.close()
+
+    def _pruned(self, state: _State, step: Step) -> Pruned:
+        """Cut to a plan and recover; the model as it is where the plan keeps all."""
+        if not step.kept:
+            return self._result(state, None)
+        smaller, kept = self._cut(state, step)
+        fits = self._recovered(smaller, kept)
+        model = fits.model if fits is not None else smaller
+        return self._result(replace(state, model=model, macs=self.count(smaller), kept=kept, time=step.time), fits)
+
+    def _result(self, state: _State, fits: Refitted | None) -> Pruned:
+        narrower = widths(self.dependencies, state.kept)
+        return Pruned(state.model, state.macs, narrower, composed(self.origin.kept, state.kept), 1 / state.time, fits)
 
     def _start(self) -> _State:
         if self._first is None:
@@ -217,7 +258,7 @@ class Pruning:
         remove = {number: state.dependencies[number].size - count for number, count in step.kept.items()}
         scores = {number: state.curves[number].scores() for number in remove}
         done = cut(state.dependencies, select(state.dependencies, scores, remove))
-        return done.model, _composed(state.kept, done.kept)
+        return done.model, composed(state.kept, done.kept)
 
     def _recovered(self, smaller: onnx.ModelProto, kept: Kept) -> Refitted | None:
         if self.settings.recovery == "none":
@@ -226,12 +267,12 @@ class Pruning:
         if self._recorded is None:
             self.context.progress("prune_filters: what the original answers", 0, 0)
             self._recorded = record(
-                self.model, self._samples, options=options, threads=self._threads(), seed=self.context.seed
+                self.origin.model, self._samples, options=options, threads=self._threads(), seed=self.context.seed
             )
         return refit(
-            self.model,
+            self.origin.model,
             smaller,
-            kept,
+            composed(self.origin.kept, kept),
             (),
             options=options,
             threads=self._threads(),
@@ -253,34 +294,11 @@ class Pruning:
     def _threads(self) -> int:
         return max(self.context.threads, self.context.jobs)
 
-    def _widths(self, state: _State) -> dict[str, tuple[int, int]]:
-        """Channels before and after of each group of the original that lost any."""
-        widths = {}
-        for group in self.dependencies:
-            place = group.tensors[0] if group.tensors else None
-            if place is None or place.axis not in state.kept.get(place.tensor, {}):
-                continue
-            remaining = np.isin(place.indices[:, 0], state.kept[place.tensor][place.axis])
-            if not remaining.all():
-                name = f"{group.name} ({group.number})" if group.name in widths else group.name
-                widths[name] = (group.size, int(remaining.sum()))
-        return widths
-
 
 def _from(path: Path, share: float) -> Collection[Step]:
     """The plan for a share of the multiply-adds, then smaller ones: real counts may lie a little above planned ones."""
     first = path.steps.index(path.at(macs=share))
     return (path.within(share), *path.steps[first:])
-
-
-def _composed(before: Kept, after: Kept) -> dict[str, dict[int, Indices]]:
-    """What remains of the original's tensors after two cuts."""
-    result = {name: dict(axes) for name, axes in before.items()}
-    for name, axes in after.items():
-        mine = result.setdefault(name, {})
-        for axis, indices in axes.items():
-            mine[axis] = mine[axis][indices] if axis in mine else indices
-    return result
 
 
 def fit_summary(fits: Refitted | None) -> dict[str, Any]:
