@@ -21,7 +21,8 @@ from typing import Any, ClassVar, Literal
 import onnx
 
 from graphopt.errors import UsageError
-from graphopt.passes.base import Candidate, Context, Declined, PassReport, Skip
+from graphopt.passes.base import Candidate, Context, Declined, Dial, Goals, PassReport, Skip
+from graphopt.passes.pruning.dial import PruneDial
 from graphopt.passes.pruning.importance import Criterion
 from graphopt.passes.pruning.plan import Price, Scope
 from graphopt.passes.pruning.work import Pruned, Pruning, Recovery, Settings, fit_summary
@@ -103,6 +104,22 @@ class PruneFilters:
                 yield from self._to_threshold(work, context)
         finally:
             work.close()
+
+    def open_ended(self, goals: Goals) -> bool:
+        """Whether neither the goals nor the options say how far to cut."""
+        return goals.max_macs is None and self.max_macs is None and self.share is None
+
+    def dial(self, model: onnx.ModelProto, context: Context) -> Dial:
+        """Measure a model, to cut it as far as a price says.
+
+        Raises:
+            Declined: nothing can be cut.
+            UsageError: as for ``candidates``.
+        """
+        work = Pruning(model, self._settings(model, context), context)
+        if len(work.path.steps) < 2:
+            raise Declined("no group of channels can be cut", _report(work, None))
+        return PruneDial(work, _candidate)
 
     def _to_budget(self, work: Pruning, budget: float, original_macs: int | None) -> Candidate:
         share = budget * (original_macs or work.macs) / work.macs

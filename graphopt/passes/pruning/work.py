@@ -172,6 +172,14 @@ class Pruning:
             self._done[number] = self._pruned(state, step)
         return self._done[number]
 
+    def cut_at_price(self, price: float) -> Pruned:
+        """The same without recovery, for another pass to recover."""
+        state, step = self._start(), self.step_at(price)
+        if not step.kept:
+            return self._result(state, None)
+        smaller, kept = self._cut(state, step)
+        return self._result(replace(state, model=smaller, macs=self.count(smaller), kept=kept, time=step.time), None)
+
     def prune_to(self, share: float) -> Pruned:
         """Cut to a share of the multiply-adds, in equal steps on a logarithmic scale, with recovery after each."""
         state = self._start()
