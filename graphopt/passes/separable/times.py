@@ -1,0 +1,286 @@
+"""How long a convolution takes on this machine, whole and in each separable form, in the best mixture of precisions.
+
+A convolution alone, with what ONNX Runtime merges into it (the Add of a residual, a Relu), is written in each form and
+taken to pieces; the pieces' kernels are timed one by one and kept on disk by ``quantize_int8``'s ``KernelTimes``, so
+that shapes which occur again, here or there, are not measured again. Where int8 is to follow, each piece runs in the
+precision in which the whole is fastest (``quantize_int8.cut``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from time import perf_counter
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from graphopt import runtime
+from graphopt.cache import Store
+from graphopt.errors import UnsupportedModelError
+from graphopt.graph import infer_types
+from graphopt.passes.quantize_int8.cut import cheapest, microseconds
+from graphopt.passes.quantize_int8.kernels import BoundaryTime, Feed, KernelTimes, UnitTime, measure_all
+from graphopt.passes.quantize_int8.merged import measured_pairs
+from graphopt.passes.quantize_int8.units import Unit, find_units
+from graphopt.passes.separable.factors import Factors, Form, Geometry
+from graphopt.passes.separable.write import Layout, can_write, write
+from graphopt.targets.schema import Int8Rules
+
+LAYOUTS: tuple[Layout, ...] = ("sum", "concat", "multiplier")
+# Per-channel scales need 13; no operator used here changed since. ONNX Runtime's time does not depend on it.
+OPSET, IR_VERSION = 17, 8
+# Runs of the chain of tiny nodes that tells what the profiler itself takes.
+CHAIN, CHAIN_RUNS = 64, 100
+# Runs of a whole model.
+NET_RUNS = 10
+# Kernel times taken one by one may sum up to more than the whole: int8 is not believed to save more than the rest.
+LEAST_SHARE = 0.1
+# Layouts that are so many times as slow as the best at this rank are not measured at others.
+TYPICAL_RANK, HOPELESS = 2, 1.3
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A convolution and what ONNX Runtime merges into it.
+
+    Attributes:
+        node: a Conv or ConvTranspose; of it the operator and the attributes count.
+        weight: shape of its weights.
+        bias: whether it has a bias.
+        input: shape of what it reads.
+        residual: whether its output goes straight into an Add with a tensor of its shape.
+        activation: whether a Relu or Clip follows, after the Add if there is one.
+    """
+
+    node: onnx.NodeProto
+    weight: tuple[int, ...]
+    bias: bool
+    input: tuple[int, ...]
+    residual: bool = False
+    activation: bool = False
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What decides its time."""
+        given = sorted(self.node.attribute, key=lambda each: each.name)
+        attributes = tuple(each.SerializeToString(deterministic=True) for each in given)
+        sizes = self.weight, self.bias, self.input, self.residual, self.activation
+        return self.node.op_type, attributes, *sizes
+
+
+class FormTimes:
+    """Times of pieces, each measured once.
+
+    Args:
+        rules: how int8 is written on the target; None: everything stays in float.
+        threads: intra-op threads that latency is judged at.
+        store: keeps kernel times on disk; the caller saves it.
+    """
+
+    def __init__(self, rules: Int8Rules | None, threads: int, store: Store) -> None:
+        self._rules = rules
+        self._threads = threads
+        self._store = store
+        self._known: dict[tuple[object, ...], float] = {}
+        self._layouts: dict[tuple[object, ...], tuple[Layout, ...]] = {}
+
+    def whole(self, piece: Piece) -> float:
+        """Microseconds of a piece as it is."""
+        key = ("whole", *piece.key)
+        if key not in self._known:
+            self._known[key] = self.model(alone(piece))
+        return self._known[key]
+
+    def separated(self, piece: Piece, geometry: Geometry, form: Form, rank: int, layout: Layout) -> float:
+        """Microseconds of a piece in a form; infinite where the form cannot be written so."""
+        key = (form, rank, layout, *piece.key)
+        if key not in self._known:
+            self._known[key] = self._separated(piece, geometry, form, rank, layout)
+        return self._known[key]
+
+    def fastest(self, piece: Piece, geometry: Geometry, form: Form, rank: int) -> tuple[float, Layout] | None:
+        """Microseconds of a piece in a form at a rank, and in which layout; None where it cannot be written so."""
+        times = {
+            each: self.separated(piece, geometry, form, rank, each) for each in self.layouts(piece, geometry, form)
+        }
+        best = min(times, key=lambda layout: times[layout], default=None)
+        return None if best is None else (times[best], best)
+
+    def layouts(self, piece: Piece, geometry: Geometry, form: Form) -> tuple[Layout, ...]:
+        """The layouts of a form worth measuring; none where the piece cannot be written in the form."""
+        key = (form, *piece.key)
+        if key not in self._layouts:
+            rank = min(TYPICAL_RANK, geometry.full_rank(form))
+            times = {layout: self.separated(piece, geometry, form, rank, layout) for layout in LAYOUTS}
+            limit = HOPELESS * min(times.values())
+            self._layouts[key] = tuple(layout for layout in LAYOUTS if np.isfinite(limit) and times[layout] <= limit)
+        return self._layouts[key]
+
+    def _separated(self, piece: Piece, geometry: Geometry, form: Form, rank: int, layout: Layout) -> float:
+        model = alone(piece)
+        if can_write(model.graph.node[0], form, layout):
+            return float("inf")
+        return self.model(write(model, {"y": some_factors(geometry, form, rank)}, {"y": layout}))
+
+    def model(self, model: onnx.ModelProto) -> float:
+        """Microseconds of a small model in the best mixture, between neighbours in the same precision on both sides.
+
+        So conversions are paid once a layer, as in a chain of such pieces.
+        """
+        units = find_units(model)
+        shapes = _shapes(model)
+        kernels = KernelTimes(model, units, shapes, self._rules, self._store)
+        times = {unit.index: kernels.unit(unit, self._threads) for unit in units.all}
+        pairs = measured_pairs(units, lambda first, second: kernels.saved(first, second, self._threads))
+        each = self._profiling()
+
+        def total(
+            times: Mapping[int, UnitTime], boundary: Callable[[str], BoundaryTime], int8: frozenset[int]
+        ) -> float:
+            merged = sum(not int8 & {pair.first, pair.second} for pair in pairs)
+            return microseconds(units, times, boundary, pairs, int8) - each * (len(units.all) - merged)
+
+        found = [total(times, lambda name: BoundaryTime(0, 0), frozenset())]
+        if self._rules is not None:
+            ends = {*units.graph_inputs, *units.graph_outputs}
+            crossing = {name: kernels.boundary(shape, self._threads) for name, shape in shapes.items()}
+            inner = {name: BoundaryTime(0, 0) if name in ends else cost for name, cost in crossing.items()}
+            shifted = {unit.index: _paid_in_float(unit, times[unit.index], ends, crossing) for unit in units.all}
+            for there, costs in ((times, crossing), (shifted, inner)):
+                int8 = cheapest(units, there, costs.__getitem__, pairs=pairs)
+                found.append(total(there, costs.__getitem__, int8))
+        return max(min(found), each)
+
+    def net(self, model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], feed: Feed) -> float:
+        """Microseconds of a whole model in the best mixture.
+
+        Args:
+            model: the model.
+            shapes: shapes of the tensors that its float operators read and write.
+            feed: one input.
+        """
+        profiled = runtime.profile(model, feed, runs=NET_RUNS, threads=self._threads)
+        in_float = sum(max(each.quickest - self._profiling(), 0.0) for each in profiled)
+        if self._rules is None:
+            return in_float
+        units = find_units(model, {name: found.dtype for name, found in infer_types(model).items() if found.dtype})
+        kernels = KernelTimes(model, units, shapes, self._rules, self._store)
+        times = measure_all(kernels, units, self._threads)
+        pairs = measured_pairs(units, lambda first, second: kernels.saved(first, second, self._threads))
+
+        def boundary(name: str) -> BoundaryTime:
+            return kernels.boundary(shapes.get(name, ()), self._threads)
+
+        int8 = cheapest(units, times, boundary, pairs=pairs)
+        saved = microseconds(units, times, boundary, pairs, frozenset()) - microseconds(
+            units, times, boundary, pairs, int8
+        )
+        return max(in_float - saved, LEAST_SHARE * in_float)
+
+    def _profiling(self) -> float:
+        """Microseconds by which ONNX Runtime's profiler makes a kernel look longer than it is with its dispatch."""
+        key = f"profiling/{self._threads}"
+        kept = self._store.get(key)
+        if kept is None:
+            kept = _profiling_overhead(self._threads)
+            self._store.put(key, kept)
+        return float(kept)
+
+
+def _paid_in_float(unit: Unit, time: UnitTime, ends: Collection[str], crossing: Mapping[str, BoundaryTime]) -> UnitTime:
+    """The times of a unit whose neighbours outside are in int8: in float it pays the conversions from and to them."""
+    read = {name for node in unit.nodes for name in node.input if name in ends}
+    more = sum(crossing[name].to_float for name in read)
+    more += sum(crossing[name].to_int8 for name in unit.outputs if name in ends)
+    return UnitTime(time.float32 + more, time.int8)
+
+
+def alone(piece: Piece) -> onnx.ModelProto:
+    """Return a model of just a piece, with random weights; the convolution writes ``y``.
+
+    Raises:
+        UnsupportedModelError: the sizes do not fit each other.
+    """
+    rng = np.random.default_rng(0)
+    node = onnx.NodeProto(op_type=piece.node.op_type, name="piece", attribute=piece.node.attribute)
+    node.input.extend(["x", "w", "b"][: 3 if piece.bias else 2])
+    node.output.append("y")
+    constants = [numpy_helper.from_array(rng.standard_normal(piece.weight, dtype=np.float32), "w")]
+    if piece.bias:
+        groups = next((each.i for each in node.attribute if each.name == "group"), 1)
+        filters = piece.weight[0] if node.op_type == "Conv" else piece.weight[1] * groups
+        constants.append(numpy_helper.from_array(rng.standard_normal(filters, dtype=np.float32), "b"))
+    model = _model([node], {"x": piece.input}, "y", constants)
+    shape = _shapes(model).get("y")
+    if shape is None:
+        raise UnsupportedModelError(f"the sizes of {piece.node.name or piece.node.output[0]} do not fit each other")
+    nodes, inputs = [node], {"x": piece.input}
+    if piece.residual:
+        nodes.append(helper.make_node("Add", [nodes[-1].output[0], "other"], ["sum"]))
+        inputs["other"] = shape
+    if piece.activation:
+        nodes.append(helper.make_node("Relu", [nodes[-1].output[0]], ["activated"]))
+    return _model(nodes, inputs, nodes[-1].output[0], constants)
+
+
+def _model(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Mapping[str, tuple[int, ...]],
+    output: str,
+    constants: Sequence[onnx.TensorProto],
+) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        nodes,
+        "piece",
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in inputs.items()],
+        [helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None)],
+        initializer=constants,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+
+
+def some_factors(geometry: Geometry, form: Form, rank: int) -> Factors:
+    """Random factors of a form: their sizes decide the time."""
+    rng = np.random.default_rng(0)
+    groups, channels, filters = geometry.groups, geometry.channels, geometry.filters
+    head = geometry.kernel[0]
+    first, second = {
+        "depthwise_first": ((channels, geometry.taps), (channels, filters)),
+        "pointwise_first": ((channels, filters), (filters, geometry.taps)),
+        "spatial": ((channels, head), (filters, geometry.taps // head)),
+    }[form]
+    return Factors(
+        form,
+        geometry,
+        rng.standard_normal((groups, rank, *first), dtype=np.float32),
+        rng.standard_normal((groups, rank, *second), dtype=np.float32),
+    )
+
+
+def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors whose sizes are all known."""
+    known: dict[str, tuple[int, ...]] = {}
+    for name, found in infer_types(model).items():
+        sizes = [size for size in found.shape or () if isinstance(size, int)]
+        if found.shape is not None and len(sizes) == len(found.shape):
+            known[name] = tuple(sizes)
+    return known
+
+
+def _profiling_overhead(threads: int) -> float:
+    """Measure it on a chain of nodes that have next to nothing to do."""
+    names = ["x", *(f"t{number}" for number in range(CHAIN))]
+    nodes = [helper.make_node("Sqrt", [before], [after]) for before, after in pairwise(names)]
+    model = _model(nodes, {"x": (16,)}, names[-1], [])
+    feed = {"x": np.ones(16, np.float32)}
+    profiled = sum(each.quickest for each in runtime.profile(model, feed, runs=CHAIN_RUNS, threads=threads)) / CHAIN
+    opened = runtime.session(model, threads=threads)
+    taken = []
+    for _ in range(CHAIN_RUNS):
+        started = perf_counter()
+        runtime.run(opened, feed)
+        taken.append(perf_counter() - started)
+    return max(profiled - 1e6 * float(np.percentile(taken, 25)) / CHAIN, 0.0)
