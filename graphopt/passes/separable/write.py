@@ -150,11 +150,25 @@ class _Writer:
             self._concatenated()
         else:
             self._sum()
-        if len(self._node.input) > 2 and self._node.input[2]:
-            last = next(node for node in reversed(self._nodes) if node.op_type in ("Conv", "ConvTranspose"))
-            last.input.append(self._node.input[2])
+        self._give_bias()
         self._nodes[-1].output[0] = self._node.output[0]
         return self._nodes
+
+    def _give_bias(self) -> None:
+        ends = [node for node in self._nodes if node.op_type in ("Conv", "ConvTranspose")][-1:]
+        if self._nodes[-1].op_type == "Add":
+            writers = {node.output[0]: node for node in self._nodes}
+            ends = [writers[node.input[1]] for node in self._nodes if node.op_type == "Add"]
+        if len(self._node.input) > 2 and self._node.input[2]:
+            ends[-1].input.append(self._node.input[2])
+        # Outside its blocked kernels ONNX Runtime fuses an Add only into a 2-D Conv that has a bias (its
+        # conv_add_act_fusion.cc), so what is added on the way gets one of zeros.
+        lacking = [node for node in ends if len(node.input) == 2 and node.op_type == "Conv"]
+        if lacking and self._nodes[-1].op_type == "Add" and len(self._sizes.kernel) == 2:
+            zeros = np.zeros(self._sizes.groups * self._sizes.filters, dtype=self._dtype)
+            name = self._net.add_constant(self._names.tensor(f"{self._node.output[0]}_zero_bias"), zeros)
+            for node in lacking:
+                node.input.append(name)
 
     def _sum(self) -> None:
         total = self._branch([0], "_0")
