@@ -25,6 +25,7 @@ from graphopt.passes.base import Candidate, Context, Declined, Dial, Goals, Pass
 from graphopt.passes.pruning.dial import PruneDial
 from graphopt.passes.pruning.importance import Criterion
 from graphopt.passes.pruning.plan import Price, Scope
+from graphopt.passes.pruning.remaining import composed
 from graphopt.passes.pruning.work import Pruned, Pruning, Recovery, Settings, fit_summary
 
 # Shares tried on the way to the strongest cut that holds the accuracy, by bisection on a logarithmic scale.
@@ -92,9 +93,7 @@ class PruneFilters:
                 "no budget was given: say how far to cut with --max-macs 0.5, or with "
                 "--option prune_filters.max_macs=0.5"
             )
-        work = Pruning(model, self._settings(model, context), context)
-        if len(work.path.steps) < 2:
-            raise Declined("no group of channels can be cut", _report(work, None))
+        work = self._work(model, context)
         try:
             if self.share is not None:
                 yield _candidate(work, work.prune_evenly(self.share))
@@ -116,10 +115,13 @@ class PruneFilters:
             Declined: nothing can be cut.
             UsageError: as for ``candidates``.
         """
+        return PruneDial(self._work(model, context), _candidate)
+
+    def _work(self, model: onnx.ModelProto, context: Context) -> Pruning:
         work = Pruning(model, self._settings(model, context), context)
         if len(work.path.steps) < 2:
             raise Declined("no group of channels can be cut", _report(work, None))
-        return PruneDial(work, _candidate)
+        return work
 
     def _to_budget(self, work: Pruning, budget: float, original_macs: int | None) -> Candidate:
         share = budget * (original_macs or work.macs) / work.macs
@@ -194,7 +196,7 @@ class PruneFilters:
 
 def _candidate(work: Pruning, found: Pruned) -> Candidate:
     label = f"{found.macs / work.macs:.1%} of the multiply-adds"
-    return Candidate(found.model, _report(work, found), label, kept=found.kept)
+    return Candidate(found.model, _report(work, found), label, kept=composed(work.origin.kept, found.kept))
 
 
 def _report(work: Pruning, found: Pruned | None) -> PassReport:

@@ -1,46 +1,52 @@
-"""Pruning by the price of noise, for planners that weigh it against other passes."""
+"""Pruning that is told again and again what noise is worth, alone or on top of what another pass did."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import onnx
 
 from graphopt.passes.base import Candidate, Kept, Origin
+from graphopt.passes.pruning.remaining import composed
 from graphopt.passes.pruning.work import Pruned, Pruning
 
 
-@dataclass(frozen=True)
 class PruneDial:
-    """A model measured once for pruning.
+    """See ``graphopt.passes.base.Dial``."""
 
-    Attributes:
-        work: the measurements.
-        candidate: makes a candidate of what was cut.
-    """
+    def __init__(self, work: Pruning, candidate: Callable[[Pruning, Pruned], Candidate]) -> None:
+        """Make a dial.
 
-    work: Pruning
-    candidate: Callable[[Pruning, Pruned], Candidate]
+        Args:
+            work: the pruning of the model that the dial is opened on.
+            candidate: makes a candidate of what was cut.
+        """
+        self._work = work
+        self._candidate = candidate
 
     def at(self, price: float, model: onnx.ModelProto, kept: Kept, *, recover: bool) -> Candidate | None:
-        """Return the model cut as far as it pays; None where nothing does. See ``passes.base.Dial``.
+        """Cut as far as it pays at a price; None where nothing does.
 
-        A model that another pass has changed is measured anew, and recovered towards the one that was opened.
+        A model that another pass changed is measured anew: other layers, other channels to be had.
         """
-        if model is not self.work.model:
-            context = replace(self.work.context, origin=Origin(self.work.origin.model, kept))
-            return self._found(Pruning(model, self.work.settings, context), price, recover, last=True)
-        return self._found(self.work, price, recover, last=False)
+        if model is self._work.model:
+            return self._made(self._work, price, kept, recover)
+        known = self._work.origin
+        context = replace(self._work.context, origin=Origin(known.model, composed(known.kept, kept)))
+        work = Pruning(model, self._work.settings, context)
+        try:
+            # Prices are in shares of the time of the model that the dial was opened on.
+            return self._made(work, price * self._work.time / work.time, kept, recover)
+        finally:
+            work.close()
 
     def close(self) -> None:
         """Give memory and files back."""
-        self.work.close()
+        self._work.close()
 
-    def _found(self, work: Pruning, price: float, recover: bool, last: bool) -> Candidate | None:
-        try:
-            found = work.at_price(price) if recover else work.cut_at_price(price)
-            return self.candidate(work, found) if found.widths else None
-        finally:
-            if last:
-                work.close()
+    def _made(self, work: Pruning, price: float, kept: Kept, recover: bool) -> Candidate | None:
+        if not work.step_at(price).kept:
+            return None
+        found = work.at_price(price, recover=recover)
+        return replace(self._candidate(work, found), kept=composed(kept, found.kept))

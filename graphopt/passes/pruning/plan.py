@@ -49,9 +49,11 @@ class Path:
 
     Attributes:
         steps: the plans; the first removes nothing.
+        time: predicted nanoseconds of the whole model.
     """
 
     steps: tuple[Step, ...]
+    time: float
     _walk: _Walk | None = field(default=None, repr=False, compare=False)
 
     def within(self, macs: float) -> Step:
@@ -158,7 +160,7 @@ class _Walk:
                 self._take(self.ladders[number], place)
             places[number] = target
             push(number)
-        return Path(tuple(self.steps), self)
+        return Path(tuple(self.steps), self.full_time, self)
 
     def uniform(self) -> Path:
         moves = [
@@ -169,7 +171,7 @@ class _Walk:
         ]
         for _, number, place in sorted(moves, key=lambda move: (-move[0], move[1])):
             self._take(self.ladders[number], place)
-        return Path(tuple(self.steps), self)
+        return Path(tuple(self.steps), self.full_time, self)
 
     def _best(self, ladder: Ladder, place: int) -> tuple[float, int] | None:
         """Least noise for what is saved over all further counts of a ladder, and the count's place; None: no more."""

@@ -30,6 +30,8 @@ Recovery: TypeAlias = Literal["refit", "data_free", "none"]
 
 # Random samples where there are none.
 NOISE_SAMPLES = 512
+# Models for a price that are held, for prices that lead to the same plan.
+REMEMBERED = 4
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Pruned:
         model: the model, recovered where asked for.
         macs: its multiply-adds.
         widths: channels of each group that lost any: name -> (before, after).
-        kept: which indices of the origin's tensors remain.
+        kept: which indices of the tensors of the model that was cut remain.
         predicted_speedup: by the plan; None where there was none.
         fits: what recovery did.
     """
@@ -101,7 +103,7 @@ class Pruning:
     _sensitivity: dict[str, float] | None = None
     _recorded: Recorded | None = None
     _first: _State | None = None
-    _done: dict[int, Pruned] = field(default_factory=dict)
+    _done: dict[tuple[int, bool], Pruned] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.dependencies = dependency_groups(self.model, self.context.shapes)
@@ -131,6 +133,11 @@ class Pruning:
         """The plans for the model."""
         return self._start().path
 
+    @property
+    def time(self) -> float:
+        """Predicted nanoseconds of the model."""
+        return self._start().path.time
+
     def smallest(self) -> float:
         """The least share of the multiply-adds that any plan leaves."""
         return self.path.steps[-1].macs
@@ -154,31 +161,27 @@ class Pruning:
         """The plan that a price leads to (see ``at_price``): predicted shares of time and multiply-adds, and noise."""
         return self.path.at_price(price)
 
-    def at_price(self, price: float) -> Pruned:
+    def at_price(self, price: float, *, recover: bool = True) -> Pruned:
         """Cut as far as it pays where one unit of noise is worth ``price``, in one step, and recover.
 
         Args:
             price: what a noise-to-signal power of 1 at the model's outputs must save, as a share of the predicted time
                 of the whole of ``model``: at a price of 20 the cut may add 1 % of noise for each 20 % of the time.
                 Noise is predicted (sensitivity times loss, summed over layers; see ``Curve.harm`` for what it counts).
+            recover: whether to refit what is left, where the settings say so.
 
         Returns:
-            the model itself where nothing pays. Made once for each plan, however many prices lead to it.
+            the model itself where nothing pays. Made once for a plan, however many prices lead to it.
         """
         state = self._start()
         step = self.step_at(price)
-        number = self.path.steps.index(step)
-        if number not in self._done:
-            self._done[number] = self._pruned(state, step)
-        return self._done[number]
-
-    def cut_at_price(self, price: float) -> Pruned:
-        """The same without recovery, for another pass to recover."""
-        state, step = self._start(), self.step_at(price)
-        if not step.kept:
-            return self._result(state, None)
-        smaller, kept = self._cut(state, step)
-        return self._result(replace(state, model=smaller, macs=self.count(smaller), kept=kept, time=step.time), None)
+        key = self.path.steps.index(step), recover
+        if key not in self._done:
+            found = self._pruned(state, step, recover)
+            while len(self._done) >= REMEMBERED:
+                del self._done[next(iter(self._done))]
+            self._done[key] = found
+        return self._done[key]
 
     def prune_to(self, share: float) -> Pruned:
         """Cut to a share of the multiply-adds, in equal steps on a logarithmic scale, with recovery after each."""
@@ -194,18 +197,18 @@ class Pruning:
         if self._recorded is not None:
             self._recorded.close()
 
-    def _pruned(self, state: _State, step: Step) -> Pruned:
+    def _pruned(self, state: _State, step: Step, recover: bool = True) -> Pruned:
         """Cut to a plan and recover; the model as it is where the plan keeps all."""
         if not step.kept:
             return self._result(state, None)
         smaller, kept = self._cut(state, step)
-        fits = self._recovered(smaller, kept)
+        fits = self._recovered(smaller, kept) if recover else None
         model = fits.model if fits is not None else smaller
         return self._result(replace(state, model=model, macs=self.count(smaller), kept=kept, time=step.time), fits)
 
     def _result(self, state: _State, fits: Refitted | None) -> Pruned:
         narrower = widths(self.dependencies, state.kept)
-        return Pruned(state.model, state.macs, narrower, composed(self.origin.kept, state.kept), 1 / state.time, fits)
+        return Pruned(state.model, state.macs, narrower, state.kept, 1 / state.time, fits)
 
     def _start(self) -> _State:
         if self._first is None:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from graphopt.passes.base import Candidate, Context, Origin
+from graphopt.passes.base import Candidate, Context, Dial, Goals, Origin, Priced
 from graphopt.passes.prune_filters import PruneFilters
 from graphopt.passes.pruning.curves import UNIT, Curve
 from graphopt.passes.pruning.work import Pruning, Settings
@@ -120,3 +120,45 @@ def test_harm_is_noise_that_weighs_more_where_there_is_much() -> None:
 
     assert [curve.harm(kept) for kept in (3, 2, 1, 0)] == pytest.approx([0.0, UNIT / 8, UNIT, 8 * UNIT])
     assert np.isinf(replace(curve, noise=curve.noise[:2]).harm(1))
+
+
+def dial(proto: onnx.ModelProto) -> Dial:
+    return PruneFilters(align=4).dial(proto, context(proto))
+
+
+def test_a_dial_cuts_with_and_without_recovery() -> None:
+    original = net()
+    opened = dial(original)
+    recovered = opened.at(0.5, original, {}, recover=True)
+    bare = opened.at(0.5, original, {}, recover=False)
+    nothing = opened.at(1e9, original, {}, recover=True)
+    opened.close()
+
+    assert nothing is None
+    assert recovered is not None
+    assert bare is not None
+    assert recovered.report.details["channels"] == bare.report.details["channels"] != {}
+    assert error(original, recovered.model) < 0.5 * error(original, bare.model)
+
+
+def test_a_dial_goes_on_with_what_another_pass_made() -> None:
+    original = net()
+    once = pruned(original, 0.8, recovery="none")
+    opened = dial(original)
+    found = opened.at(0.5, once.model, once.kept, recover=True)
+    opened.close()
+
+    assert found is not None
+    for tensor, axes in once.kept.items():
+        assert set(found.kept[tensor][1]) <= set(axes[1])
+    (weights,) = [each for each in constants(found.model) if each.shape[2:] == (3, 3) and each.shape[1] != 3]
+    assert weights.shape[1] == len(found.kept["a"][1])
+    assert error(original, found.model) < 0.2
+
+
+def test_pruning_is_open_ended_unless_told_how_far() -> None:
+    assert isinstance(PruneFilters(), Priced)
+    assert PruneFilters().open_ended(Goals())
+    assert not PruneFilters().open_ended(Goals(max_macs=0.5))
+    assert not PruneFilters(max_macs=0.5).open_ended(Goals())
+    assert not PruneFilters(share=0.5).open_ended(Goals())
