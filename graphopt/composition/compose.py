@@ -18,7 +18,7 @@ import onnx
 
 from graphopt.composition.finishing import Finished, finish
 from graphopt.composition.mixtures import Mixed, Mixer
-from graphopt.composition.prices import Tried, gentler, search_price
+from graphopt.composition.prices import Tried, search_price
 from graphopt.composition.telling import step_of, step_without
 from graphopt.exact import PROPAGATED
 from graphopt.passes.base import ApproximatePass, Context, Declined, Dial, Pass, Priced
@@ -29,7 +29,8 @@ from graphopt.stages import StageRunner, Step
 TRIALS = ((2e8, 7, 5), (1e9, 6, 4), (float("inf"), 5, 0))
 # What passes without a price may use up of the accuracy before others get less than half of it.
 MOST_RESERVED = 0.5
-# Gentler models tried of a mixture with which the passes behind it do not hold.
+# By how much the price rises where a mixture does not hold, and how often for the passes behind it.
+GENTLER = 1.5
 RETRIES = 3
 
 
@@ -136,18 +137,16 @@ class _Search:
             )
             self._tried[names] = tried
             around = around or tried.price
-            best = self._first_that_holds(tried.mixes)
+            best = self._first_that_holds(tried.mixes[0]) if tried.mixes else None
             if best is not None:
                 found.append(best)
         return sorted(_distinct(found), key=lambda each: -each.speedup)
 
     def gentler(self, refused: Finished) -> Finished | None:
         """A gentler model of the same mixture that holds on the selection samples; None: there is none."""
-        tried = self._tried.get(refused.mixed.names)
-        following = gentler(tried.mixes, refused.mixed) if tried is not None else None
-        if tried is None or following is None:
+        if not refused.mixed.parts:
             return None
-        return self._first_that_holds(tried.mixes[tried.mixes.index(following) :])
+        return self._first_that_holds(self.mixer.mix(refused.mixed.names, refused.mixed.price * GENTLER))
 
     def _mixtures(self) -> Iterator[tuple[tuple[str, ...], int]]:
         """Names of the priced passes of each mixture, and how many models to try of it."""
@@ -163,17 +162,16 @@ class _Search:
         """Whether a pass did anything in a mixture tried before."""
         return any(name in made.parts and len(made.parts) > 1 for each in self._tried.values() for made in each.mixes)
 
-    def _first_that_holds(self, mixes: Sequence[Mixed]) -> Finished | None:
-        """The boldest of some models that still holds with what follows on it."""
-        mixed: Mixed | None = mixes[0] if mixes else None
+    def _first_that_holds(self, mixed: Mixed) -> Finished | None:
+        """A mixture, or a gentler one, that still holds with what follows on it."""
         for _ in range(RETRIES):
-            if mixed is None:
+            if not mixed.parts:
                 return None
             finished = self._finished(mixed)
             if finished.problem is None:
                 return finished
             self.problems.append(f"{_label(finished)}: {finished.problem}")
-            mixed = gentler(mixes, mixed)
+            mixed = self.mixer.mix(mixed.names, mixed.price * GENTLER)
         return None
 
     def _finished(self, mixed: Mixed) -> Finished:

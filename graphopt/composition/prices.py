@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from graphopt.composition.mixtures import Mixed
@@ -57,12 +57,3 @@ def search_price(
         else:
             low = price
     return Tried(tuple(sorted(holding, key=lambda each: each.price)), high)
-
-
-def gentler(tried: Sequence[Mixed], than: Mixed) -> Mixed | None:
-    """The boldest model tried whose metric falls clearly less than that of ``than``; None where there is none."""
-    limit = max(than.drop or 0.0, 0.0) * CLEARLY
-    return next((each for each in tried if each.price > than.price and (each.drop or 0.0) <= limit), None)
-
-
-CLEARLY = 0.7

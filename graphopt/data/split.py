@@ -45,7 +45,7 @@ class Caps:
     """The most samples (feeds) that each part yields; evaluation is capped so that endless streams come to an end."""
 
     calibration: int = 512
-    selection: int = 512
+    selection: int = 2048
     evaluation: int = 50_000
 
 

@@ -65,7 +65,8 @@ class Goals:
         to_threshold: where no budget is set, go on until ``max_drop`` is reached. So when the user named the passes.
         int8_follows: whether a later pass may put layers in int8, so that times are those of the better precision.
         original_macs: multiply-adds of the original; None where they are not known.
-        drop: by how much the metric of a model falls, on the selection samples; None where there are none.
+        drop: by how much the metric of a model falls, on the selection samples, and a little more where these are few;
+            None where there are none.
         speedup: how many times as fast as the original a model is, measured; None where nothing is measured.
     """
 
