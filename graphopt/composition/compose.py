@@ -121,9 +121,7 @@ class _Search:
         assert drop is not None, "composable asks for it"
         plain = self._finished(Mixed(self.current))
         allowed = self.context.goals.max_drop
-        if plain.model is not self.current:
-            used = max(drop(plain.model), 0.0)
-            allowed -= min(used, MOST_RESERVED * allowed)
+        allowed -= min(self._used(plain), MOST_RESERVED * allowed)
         found = [plain] if plain.model is not self.current else []
         around = None
         for number, (names, trials) in enumerate(self._mixtures()):
@@ -141,6 +139,12 @@ class _Search:
             if best is not None:
                 found.append(best)
         return sorted(_distinct(found), key=lambda each: -each.speedup)
+
+    def _used(self, plain: Finished) -> float:
+        """By how much the passes behind make the metric fall by themselves."""
+        whole = self.runner.judge.trial(self.current, self.current, faster=False).metric
+        left = plain.followed[-1].trial if plain.followed else None
+        return 0.0 if whole is None or left is None or left.metric is None else max(whole - left.metric, 0.0)
 
     def gentler(self, refused: Finished) -> Finished | None:
         """A gentler model of the same mixture that holds on the selection samples; None: there is none."""
