@@ -73,10 +73,15 @@ class Moments:
     """The equations from sums over rows: [groups, unknowns, unknowns] in memory.
 
     ``free`` says which weights may change, [groups, unknowns, filters of a group]; None: all.
+
+    Attributes:
+        count: how many rows.
+        power: sum of the squared residuals.
     """
 
     def __init__(self, free: Array | None = None) -> None:
         self.count = 0
+        self.power = 0.0
         self._waiting: list[Rows] = []
         self._free = free
         self._means: Array | None = None
@@ -85,6 +90,7 @@ class Moments:
     def add(self, rows: Rows) -> None:
         """Take rows in."""
         self.count += rows.inputs.shape[1]
+        self.power += _energy(rows.residual)
         self._waiting.append(rows)
         # Adding up a product costs as much as making it, unless it is one of many rows.
         if sum(each.inputs.shape[1] for each in self._waiting) >= min(rows.inputs.shape[2], BLOCK_ROWS):
@@ -110,16 +116,29 @@ class Moments:
         for total, each in zip(self._sums, (*products, *sums), strict=True):
             np.add(total, each, out=total)
 
-    def solve(self, ridge: float) -> Solution | None:
-        """Solve for one ridge; None where the equations are singular."""
+    def centred(self) -> tuple[Array, Array]:
+        """Mean of x x^T and of x r^T about the means, float64; there must be rows."""
+        self._multiply()
+        gram, cross, inputs, residual = self._sums
+        system = gram / self.count
+        # In place, group by group: a product of the means as large as the Gram matrix would double the memory.
+        for group, mean in zip(system, inputs / self.count, strict=True):
+            np.subtract(group, np.multiply.outer(mean, mean), out=group)
+        right = cross / self.count - (inputs / self.count)[:, :, None] * (residual / self.count)[:, None, :]
+        return system, right
+
+    def means(self) -> tuple[Array, Array]:
+        """Means of x [groups, unknowns] and of r [groups, filters of a group]; there must be rows."""
         self._multiply()
         assert self._means is not None
-        gram, cross, inputs, residual = self._sums
-        inputs, residual = inputs / self.count, residual / self.count
-        matrix = np.zeros_like(cross)
+        return self._sums[2] / self.count + self._means[:, 0], self._sums[3] / self.count
+
+    def solve(self, ridge: float) -> Solution | None:
+        """Solve for one ridge; None where the equations are singular."""
+        inputs, residual = self.means()
+        matrix = np.zeros((*inputs.shape, residual.shape[1]))
         if not np.isinf(ridge):
-            system = gram / self.count - inputs[:, :, None] * inputs[:, None, :]
-            right = cross / self.count - inputs[:, :, None] * residual[:, None, :]
+            system, right = self.centred()
             load = np.trace(system, axis1=1, axis2=2) / system.shape[1] * ridge
             if self._free is None:
                 solved = _solved(system, load, right)
@@ -130,7 +149,7 @@ class Moments:
             if solved is None:
                 return None
             matrix = solved
-        bias = residual - ((inputs + self._means[:, 0])[:, None, :] @ matrix)[:, 0]
+        bias = residual - (inputs[:, None, :] @ matrix)[:, 0]
         return Solution(matrix.astype(np.float32), bias.astype(np.float32), ridge)
 
 
