@@ -6,6 +6,7 @@ import pytest
 
 from graphopt.errors import UsageError
 from graphopt.graph.cost import cost
+from models.mobilenet_v1 import Net, build
 
 HEADER = '<ir_version: 10, opset_import: ["" : 17, "com.microsoft" : 1]>'
 
@@ -294,42 +295,9 @@ def test_the_model_is_not_changed():
     assert before.SerializeToString(deterministic=True) == untouched
 
 
-def mobilenet(separable: bool = True) -> onnx.ModelProto:
-    """MobileNet 1.0 at 224 (arXiv 1704.04861, table 1), normalization folded; or with full 3x3 convolutions."""
-    nodes, weights = [], []
-
-    def conv(name: str, source: str, shape: tuple[int, ...], stride: int, group: int = 1) -> str:
-        weights.append(onnx.TensorProto(name=f"{name}.w", data_type=onnx.TensorProto.FLOAT, dims=shape))
-        pad = shape[2] // 2
-        nodes.append(onnx.helper.make_node(
-            "Conv", [source, f"{name}.w"], [name], strides=[stride] * 2, pads=[pad] * 4, group=group
-        ))  # fmt: skip
-        return name
-
-    tensor, channels = conv("stem", "x", (32, 3, 3, 3), 2), 32
-    widths = [64, 128, 128, 256, 256, *[512] * 6, 1024, 1024]
-    for index, width in enumerate(widths):
-        stride = 2 if width > channels and width > 64 else 1
-        if separable:
-            tensor = conv(f"dw{index}", tensor, (channels, 1, 3, 3), stride, group=channels)
-            tensor = conv(f"pw{index}", tensor, (width, channels, 1, 1), 1)
-        else:
-            tensor = conv(f"conv{index}", tensor, (width, channels, 3, 3), stride)
-        channels = width
-    nodes.append(onnx.helper.make_node("GlobalAveragePool", [tensor], ["pooled"]))
-    nodes.append(onnx.helper.make_node("Flatten", ["pooled"], ["flat"]))
-    weights.append(onnx.TensorProto(name="fc", data_type=onnx.TensorProto.FLOAT, dims=(1024, 1000)))
-    nodes.append(onnx.helper.make_node("MatMul", ["flat", "fc"], ["y"]))
-    for weight in weights:  # no values: the structure is enough
-        weight.data_location = onnx.TensorProto.EXTERNAL
-    inputs = [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 3, 224, 224])]
-    outputs = [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 1000])]
-    return onnx.helper.make_model(onnx.helper.make_graph(nodes, "mobilenet", inputs, outputs, weights))
-
-
 def test_mobilenet_has_the_published_totals():
     """arXiv 1704.04861, table 4: 569 M multiply-adds and 4.2 M parameters, 4866 M and 29.3 M without separation."""
-    small, full = cost(mobilenet()), cost(mobilenet(separable=False))
+    small, full = cost(build(Net(), seed=None)), cost(build(Net(plain=True), seed=None))
 
     assert small.macs == pytest.approx(569e6, rel=0.01)
     assert small.parameters == pytest.approx(4.2e6, rel=0.01)
@@ -337,15 +305,16 @@ def test_mobilenet_has_the_published_totals():
     assert full.parameters == pytest.approx(29.3e6, rel=0.01)
 
 
-def test_mobilenet_has_the_published_shares():
-    """arXiv 1704.04861, table 2, in per cent of multiply-adds and of parameters.
+@pytest.mark.parametrize("batchnorm", [False, True], ids=["as the paper counts", "with normalization and a bias"])
+def test_mobilenet_has_the_published_shares(batchnorm: bool):
+    """arXiv 1704.04861, table 2, in per cent of multiply-adds and of parameters, by which it means weights.
 
     The table prints 1.19 for the share of the 3x3 convolution's multiply-adds; its column then sums to 99.29. With the
     digits in their right order, 1.91, it sums to 100.
     """
     shares = {
-        kind.kind: (100 * kind.macs_share, 100 * kind.parameters_share)
-        for kind in cost(mobilenet()).by_kind()
+        kind.kind: (100 * kind.macs_share, 100 * kind.weights_share)
+        for kind in cost(build(Net(batchnorm=batchnorm), seed=None)).by_kind()
         if kind.macs
     }
 
@@ -358,6 +327,35 @@ def test_mobilenet_has_the_published_shares():
     assert shares.keys() == published.keys()
     for kind, expected in published.items():
         np.testing.assert_allclose(shares[kind], expected, atol=0.01, err_msg=kind)
+
+
+@pytest.mark.parametrize(
+    ("text", "parameters", "weights"),
+    [
+        pytest.param(
+            "(float[1,4,8,8] x) => (float[1,6,6,6] y) <float[6,4,3,3] w, float[6] b> { y = Conv(x, w, b) }", 222, 216,
+            id="a bias is no weight",
+        ),
+        pytest.param(
+            """(float[7,2,3] x) => (float[7,1,2,4] y) <float[1,16,3] w, float[1,16,4] r, float[1,32] b>
+            { y = LSTM<hidden_size = 4>(x, w, r, b) }""", 144, 112, id="both weights of a recurrence",
+        ),
+        pytest.param(
+            "(float[1,4] x) => (float[1,4] y) <float[4] w> { y = Mul(x, w) }", 4, 0, id="a scale is none",
+        ),
+        pytest.param("(float[3,4] x) => (float[3,5] y) <float[4,5] w> { y = MatMul(x, w) }", 20, 20, id="MatMul"),
+    ],
+)  # fmt: skip
+def test_weights_are_what_inputs_are_multiplied_with(text, parameters, weights):
+    layer = only_layer(text)
+
+    assert (layer.parameters, layer.weights) == (parameters, weights)
+
+
+def test_weights_of_a_shared_tensor_count_once():
+    found = cost(model("""(float[3,4] x) => (float[3,4] z) <float[4,4] w> { y = MatMul(x, w) z = MatMul(y, w) }"""))
+
+    assert [layer.weights for layer in found.layers] == [16, 0]
 
 
 def test_a_negative_size_is_an_open_one() -> None:

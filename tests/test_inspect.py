@@ -1,5 +1,6 @@
 """``inspect``: the totals, what passes would find, the text that a person reads and the JSON of the contract."""
 
+import itertools
 import json
 import time
 
@@ -9,6 +10,7 @@ import pytest
 
 from graphopt.errors import UsageError
 from graphopt.inspection import inspect
+from models.mobilenet_v1 import Net, build
 
 HEADER = '<ir_version: 10, opset_import: ["" : 17]>'
 
@@ -44,7 +46,7 @@ def test_json_has_the_fields_of_the_contract():
     assert (found["model"]["parameters"], found["model"]["macs"]) == (108 + 8, 4 * 36 * 27)
     assert found["by_operator"][0] == {
         "kind": "dense_kxk", "nodes": 1, "macs": 3888, "macs_share": 1.0, "parameters": 108,
-        "parameters_share": 108 / 116,
+        "parameters_share": 108 / 116, "weights": 108, "weights_share": 1.0,
     }  # fmt: skip
     assert [layer["kind"] for layer in found["layers"]] == ["dense_kxk", "normalization", "elementwise"]
     assert {"name", "kind", "macs", "parameters", "bytes", "ms", "bound"} <= found["layers"][0].keys()
@@ -137,3 +139,123 @@ def test_a_model_of_100_mb_is_quick(tmp_path):
 
     assert found.model.bytes > 100_000_000
     assert time.process_time() - start < 2
+
+
+def separable(text: str, **shapes: tuple[int, ...]):
+    return inspect(model(text), input_shapes=shapes).separable
+
+
+def test_a_convolution_is_counted_as_depthwise_and_pointwise():
+    (layer,) = separable(
+        """(float[1,4,8,8] x) => (float[1,6,6,6] y) <float[4,4,1,1] v, float[6,4,3,3] w>
+        { t = Conv(x, v) y = Conv(t, w) }"""
+    )
+
+    assert (layer.name, layer.kernel, layer.channels, layer.filters) == ("y", (3, 3), 4, 6)
+    assert (layer.macs, layer.parameters, layer.reads_input) == (36 * 6 * 4 * 9, 6 * 4 * 9, False)
+    one, two = layer.ranks
+    assert (one.form, one.macs, one.parameters) == ("depthwise_first", 36 * (4 * 9 + 4 * 6), 4 * 9 + 4 * 6)
+    assert (two.rank, two.macs) == (2, 2 * one.macs)
+    assert layer.saves_up_to == 3  # 4 * (36 + 24) = 240 weights, more than the 216 there are
+
+
+@pytest.mark.parametrize(
+    ("text", "form", "macs"),
+    [
+        pytest.param(
+            "(float[1,8,8,8] x) => (float[1,2,8,8] y) <float[2,8,3,3] w> { y = Conv<pads = [1,1,1,1]>(x, w) }",
+            "pointwise_first", 64 * (8 * 2 + 2 * 9), id="few filters: pointwise first",
+        ),
+        pytest.param(
+            "(float[1,8,9,9] x) => (float[1,6,4,4] y) <float[6,8,3,3] w> { y = Conv<strides = [2,2]>(x, w) }",
+            "depthwise_first", 16 * (8 * 9 + 8 * 6), id="stride: pointwise last, where the output is small",
+        ),
+        pytest.param(
+            "(float[1,4,8] x) => (float[1,6,6] y) <float[6,4,3] w> { y = Conv(x, w) }",
+            "depthwise_first", 6 * (4 * 3 + 4 * 6), id="1-D",
+        ),
+        pytest.param(
+            "(float[1,8,8,8] x) => (float[1,8,6,6] y) <float[8,4,3,3] w> { y = Conv<group = 2>(x, w) }",
+            "depthwise_first", 36 * 2 * (4 * 9 + 4 * 4), id="grouped",
+        ),
+        pytest.param(
+            """(float[1,4,5,5] x) => (float[1,4,10,10] y) <float[4,4,2,2] w>
+            { y = ConvTranspose<strides = [2, 2]>(x, w) }""",
+            "pointwise_first", 25 * (4 * 4 + 4 * 4), id="transposed: pointwise first, where the input is small",
+        ),
+    ],
+)  # fmt: skip
+def test_the_cheaper_order_is_counted(text, form, macs):
+    (layer,) = separable(text)
+
+    assert (layer.ranks[0].form, layer.ranks[0].macs) == (form, macs)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("(float[1,4,8,8] x) => (float[1,6,8,8] y) <float[6,4,1,1] w> { y = Conv(x, w) }", id="1x1"),
+        pytest.param(
+            "(float[1,4,8,8] x) => (float[1,4,6,6] y) <float[4,1,3,3] w> { y = Conv<group = 4>(x, w) }", id="depthwise"
+        ),
+        pytest.param(
+            "(float[1,4,8,8] x, float[6,4,3,3] w) => (float[1,6,6,6] y) { y = Conv(x, w) }", id="computed weights"
+        ),
+        pytest.param(
+            """(float[1,4,8,8] x) => (float[1,6,6,6] y) <int8[6,4,3,3] v, float s = {0.1}, int8 z = {0}>
+            { w = DequantizeLinear(v, s, z) y = Conv(x, w) }""", id="int8 already"
+        ),
+        pytest.param("(float[3,4] x) => (float[3,5] y) <float[4,5] w> { y = MatMul(x, w) }", id="no convolution"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_separated_is_left_out(text):
+    assert separable(text) == ()
+
+
+def test_what_is_separable_is_what_the_pass_can_separate():
+    """Importing passes takes longer than inspecting, so the rules stand in two places."""
+    from graphopt.passes.separable.decompose import geometry_of
+
+    for operator, shape, groups in itertools.product(
+        ("Conv", "ConvTranspose"), [(4, 1, 3, 3), (4, 2, 3, 3), (4, 4, 1, 1), (4, 4, 3), (4, 2, 1, 3, 3)], (1, 2, 4)
+    ):
+        channels = shape[1] * groups if operator == "Conv" else shape[0]
+        node = onnx.helper.make_node(operator, ["x", "w"], ["y"], group=groups)
+        weight = onnx.numpy_helper.from_array(np.ones(shape, np.float32), "w")
+        floats, sizes = onnx.TensorProto.FLOAT, [1, channels, *[8] * (len(shape) - 2)]
+        ends = [onnx.helper.make_tensor_value_info(*one) for one in (("x", floats, sizes), ("y", floats, None))]
+        proto = onnx.helper.make_model(
+            onnx.helper.make_graph([node], "g", ends[:1], ends[1:], [weight]),
+            opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=10,
+        )  # fmt: skip
+
+        assert bool(inspect(proto).separable) == (not isinstance(geometry_of(node, shape), str)), (operator, shape)
+
+
+def test_unknown_sizes_leave_the_weights_to_count():
+    (layer,) = separable("(float[N,8,H,W] x) => (float[N,8,P,Q] y) <float[8,8,3,3] w> { y = Conv(x, w) }")
+
+    assert (layer.macs, layer.ranks[0].macs) == (None, None)
+    assert (layer.parameters, layer.ranks[0].parameters) == (576, 72 + 64)
+
+
+def test_the_plain_net_at_rank_1_is_mobilenet():
+    """arXiv 1704.04861, table 4: the first convolution, which reads the image, is whole in both."""
+    plain, mobilenet = (inspect(build(Net(plain=one), seed=None)) for one in (True, False))
+
+    at_rank_1 = plain.separated[0]
+
+    assert (at_rank_1.rank, at_rank_1.layers) == (1, 13)
+    assert (at_rank_1.macs, at_rank_1.parameters) == (mobilenet.model.macs, mobilenet.model.parameters)
+    assert "whole model at rank 1: 4,867 M -> 569 M MACs, 29.3 M -> 4.2 M parameters (13 separated)" in str(plain)
+    assert [layer.name for layer in plain.separable if layer.reads_input] == ["stem"]
+
+
+def test_separable_layers_in_json():
+    found = inspect(build(Net(plain=True, width=0.25, size=32), seed=None)).to_dict()
+
+    assert len(found["separable"]) == 14
+    assert found["separable"][1]["kernel"] == [3, 3]
+    assert found["separable"][1]["ranks"][0].keys() == {"rank", "form", "macs", "parameters"}
+    assert [each["rank"] for each in found["separated"]] == [1, 2]
+    json.dumps(found)

@@ -11,9 +11,16 @@ import onnx
 
 from graphopt.channels import Dependencies, dependency_groups
 from graphopt.errors import UsageError
-from graphopt.graph.cost import ModelCost, cost
+from graphopt.graph.cost import ModelCost, count, scopes
 from graphopt.inspection.groups import groups_as_json
 from graphopt.inspection.opportunities import Opportunity, opportunities
+from graphopt.inspection.separable import (
+    SeparableLayer,
+    SeparatedModel,
+    separable_as_json,
+    separable_layers,
+    separated_models,
+)
 from graphopt.model import LoadedModel, ModelSource, read
 from graphopt.report.schema import ModelFacts, plain
 from graphopt.runtime import TensorSpec, input_specs, output_specs
@@ -33,6 +40,8 @@ class Inspection:
         inputs, outputs: as the model declares them.
         cost: the work by layer and by kind.
         opportunities: what each pass of the target's recipe could do.
+        separable: the convolutions that could be written as depthwise and pointwise ones, and at what cost.
+        separated: the whole model with those of them separated that would then have less to do, rank by rank.
         warnings: what the reader should know, one sentence each.
         dependencies: the groups of channels that can be cut, where they were asked for.
     """
@@ -44,6 +53,8 @@ class Inspection:
     outputs: tuple[TensorSpec, ...]
     cost: ModelCost
     opportunities: tuple[Opportunity, ...]
+    separable: tuple[SeparableLayer, ...]
+    separated: tuple[SeparatedModel, ...]
     warnings: tuple[str, ...]
     dependencies: Dependencies | None = None
 
@@ -59,6 +70,7 @@ class Inspection:
                 "kind": layer.kind,
                 "macs": layer.macs,
                 "parameters": layer.parameters,
+                "weights": layer.weights,
                 "bytes": layer.bytes,
                 "ms": None,
                 "bound": None,
@@ -76,6 +88,8 @@ class Inspection:
             "by_operator": [plain(kind) for kind in self.cost.by_kind()],
             "layers": layers,
             "passes": [plain(opportunity) for opportunity in self.opportunities],
+            "separable": separable_as_json(self.separable),
+            "separated": [plain(found) for found in self.separated],
             **groups,
             "latency": None,
             "warnings": list(self.warnings),
@@ -116,15 +130,20 @@ def inspect(
             f"target {profile.name!r} has no runtime {runtime!r}; available now: {profile.hardware.runtime}"
         )
     loaded = read(model, weights=False)
-    found = cost(loaded.proto, input_shapes, batch)
+    graphs = scopes(loaded.proto, input_shapes, batch)
+    inputs, outputs = input_specs(loaded.proto), output_specs(loaded.proto)
+    found = count(graphs, [spec.name for spec in outputs])
+    separable = separable_layers(graphs[0], {spec.name for spec in inputs})
     return Inspection(
         name=Path(loaded.name).name,
         model=_facts(loaded, found),
         batch=batch,
-        inputs=input_specs(loaded.proto),
-        outputs=output_specs(loaded.proto),
+        inputs=inputs,
+        outputs=outputs,
         cost=found,
-        opportunities=opportunities(loaded.proto, found, profile.recipe),
+        opportunities=opportunities(loaded.proto, found, separable, profile.recipe),
+        separable=separable,
+        separated=separated_models(separable, found),
         warnings=(*loaded.warnings, *_unknown(found)),
         dependencies=dependency_groups(loaded.proto, input_shapes) if groups else None,
     )
@@ -155,4 +174,4 @@ def _unknown(found: ModelCost) -> tuple[str, ...]:
     return (f"multiply-adds of {len(unknown)} layers are unknown ({unknown[0]}{more}){advice}",)
 
 
-__all__ = ["SCHEMA", "Inspection", "Opportunity", "inspect"]
+__all__ = ["SCHEMA", "Inspection", "Opportunity", "SeparableLayer", "SeparatedModel", "inspect"]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import onnx
 
 from graphopt.graph.cost import CONVOLUTIONS, MATRIX_PRODUCTS, ModelCost
+from graphopt.inspection.separable import SeparableLayer
 from graphopt.model.versions import initializers_are_constants
 
 _STANDARD = ("", "ai.onnx")
@@ -41,9 +42,12 @@ class _Index:
     producers: Mapping[str, onnx.NodeProto]
     uses: Mapping[str, int]
     constants: frozenset[str]
+    separable: tuple[SeparableLayer, ...]
 
 
-def opportunities(model: onnx.ModelProto, cost: ModelCost, passes: Sequence[str]) -> tuple[Opportunity, ...]:
+def opportunities(
+    model: onnx.ModelProto, cost: ModelCost, separable: Sequence[SeparableLayer], passes: Sequence[str]
+) -> tuple[Opportunity, ...]:
     """One entry for each of ``passes`` that can be counted quickly, in the order given, each pass once."""
     graph = model.graph
     nodes = tuple(graph.node)
@@ -54,7 +58,7 @@ def opportunities(model: onnx.ModelProto, cost: ModelCost, passes: Sequence[str]
         constants -= {value.name for value in graph.input}
     constants |= {node.output[0] for node in nodes if node.op_type == "Constant" and node.domain in _STANDARD}
     producers = {name: node for node in nodes for name in node.output}
-    index = _Index(graph, nodes, producers, uses, frozenset(constants))
+    index = _Index(graph, nodes, producers, uses, frozenset(constants), tuple(separable))
     return tuple(_COUNTERS[name](name, index, cost) for name in dict.fromkeys(passes) if name in _COUNTERS)
 
 
@@ -162,9 +166,20 @@ def _quantize_int8(name: str, index: _Index, cost: ModelCost) -> Opportunity:
     return Opportunity(name, count, f"{count} convolutions and matrix products are in float{share}")
 
 
+def _separate_convolutions(name: str, index: _Index, cost: ModelCost) -> Opportunity:
+    saving = [layer for layer in index.separable if layer.saves_up_to]
+    macs = sum(layer.macs or 0 for layer in saving)
+    share = f" with {macs / cost.macs:.1%} of the multiply-adds".replace("%", " %") if cost.macs else ""
+    described = f"{len(saving)} convolutions would have less to do as depthwise and pointwise ones{share}"
+    return Opportunity(
+        name, len(saving), described if saving else "every convolution is pointwise or depthwise already"
+    )
+
+
 _COUNTERS: Mapping[str, Callable[[str, _Index, ModelCost], Opportunity]] = {
     "eliminate_dead": _eliminate_dead,
     "fold_batchnorm": _fold_batchnorm,
     "fold_constants": _fold_constants,
     "quantize_int8": _quantize_int8,
+    "separate_convolutions": _separate_convolutions,
 }

@@ -7,6 +7,7 @@ from io import StringIO
 from typing import TYPE_CHECKING
 
 from graphopt.inspection.groups import fixed_rows, group_rows
+from graphopt.inspection.separable import RANKS, SeparableLayer, SeparatedModel
 from graphopt.report.figures import readable_bytes, readable_count
 from graphopt.runtime import TensorSpec
 
@@ -28,7 +29,9 @@ def as_text(inspection: Inspection, top: int = TOP_LAYERS, width: int = WIDTH) -
     for line in _summary(inspection):
         console.print(line, markup=False)
     console.print()
-    console.print(_table(["work by kind", "nodes", "MACs", "share", "parameters", "share"], _kinds(inspection)))
+    console.print(
+        _table(["work by kind", "nodes", "MACs", "share", "parameters", "share of weights"], _kinds(inspection))
+    )
     layers = sorted(inspection.cost.layers, key=lambda layer: -(layer.macs or 0))[:top]
     working = [layer for layer in layers if layer.macs]
     if working:
@@ -40,6 +43,17 @@ def as_text(inspection: Inspection, top: int = TOP_LAYERS, width: int = WIDTH) -
         title = f"most work ({len(working)} of {inspection.model.nodes} nodes)"
         console.print()
         console.print(_table([title, "operator", "kind", "MACs", "parameters", "moved"], rows))
+    if inspection.separable:
+        shown = sorted(inspection.separable, key=lambda layer: -(layer.macs or layer.parameters))[:top]
+        title = f"separable ({len(shown)} of {len(inspection.separable)})"
+        ranks = [name for rank in RANKS for name in (f"rank {rank}", "weights")]
+        header = [title, "kernel", "channels", "MACs", "weights", *ranks, "saves to"]
+        console.print()
+        console.print(_table(header, [_separable(layer) for layer in shown], texts=(1, 2)))
+        if any(layer.reads_input for layer in shown):
+            console.print("* reads an input of the model and stays in the totals below", markup=False)
+        for model in inspection.separated:
+            console.print(_whole(inspection, model), markup=False)
     if inspection.opportunities:
         rows_passes = [(o.name, str(o.places or "-"), o.description) for o in inspection.opportunities]
         console.print()
@@ -86,10 +100,40 @@ def _kinds(inspection: Inspection) -> list[tuple[str, ...]]:
             "unknown" if kind.macs is None else readable_count(kind.macs) if kind.macs else "-",
             _share(kind.macs_share),
             readable_count(kind.parameters) if kind.parameters else "-",
-            _share(kind.parameters_share),
+            _share(kind.weights_share),
         )
         for kind in inspection.cost.by_kind()
     ]
+
+
+def _separable(layer: SeparableLayer) -> tuple[str, ...]:
+    name = f"{layer.name} *" if layer.reads_input else layer.name
+    cells = [name, "x".join(map(str, layer.kernel)), f"{layer.channels} to {layer.filters}"]
+    if layer.groups > 1:
+        cells[2] += f" in {layer.groups} groups"
+    cells += [_count(layer.macs), readable_count(layer.parameters)]
+    found = {at.rank: at for at in layer.ranks}
+    for rank in RANKS:
+        cells += [_count(found[rank].macs), readable_count(found[rank].parameters)] if rank in found else ["-", "-"]
+    return (*cells, f"rank {layer.saves_up_to}" if layer.saves_up_to else "-")
+
+
+def _whole(inspection: Inspection, model: SeparatedModel) -> str:
+    """The counting line of one rank: the whole model now and then."""
+    told = []
+    if inspection.cost.macs is not None and model.macs is not None:
+        told.append(f"{_millions(inspection.cost.macs)} -> {_millions(model.macs)} MACs")
+    told.append(f"{readable_count(inspection.cost.parameters)} -> {readable_count(model.parameters)} parameters")
+    return f"whole model at rank {model.rank}: {', '.join(told)} ({model.layers} separated)"
+
+
+def _millions(count: int) -> str:
+    """Write multiply-adds as papers do, such as ``4,866 M``."""
+    return f"{count / 1e6:,.0f} M" if count >= 10**7 else readable_count(count)
+
+
+def _count(count: int | None) -> str:
+    return "unknown" if count is None else readable_count(count)
 
 
 def _share(share: float | None) -> str:

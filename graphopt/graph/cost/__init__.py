@@ -6,7 +6,7 @@ what counts as a multiply-add and ``kinds`` for the kinds of work.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import prod
@@ -31,6 +31,8 @@ class LayerCost:
         kind: the kind of work, see ``kinds.kind``.
         macs: multiply-adds; None where a size is unknown.
         parameters: elements of the parameter tensors that belong to the node.
+        weights: those of them that inputs are multiplied with in convolutions, matrix products and recurrences: biases
+            and normalization left out, as the tables of the literature do (MobileNet, arXiv 1704.04861, table 2).
         weight_bytes: bytes of the constants that it reads.
         activation_bytes: bytes of the computed tensors that it reads and writes; None where a size is unknown.
         unknown: why a figure is None, else empty.
@@ -41,6 +43,7 @@ class LayerCost:
     kind: str
     macs: int | None
     parameters: int
+    weights: int
     weight_bytes: int
     activation_bytes: int | None
     unknown: str = ""
@@ -53,7 +56,10 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class KindCost:
-    """The cost of all nodes of one kind; shares are None where the total is unknown or 0."""
+    """The cost of all nodes of one kind; shares are None where the total is unknown or 0.
+
+    ``macs_share`` and ``weights_share`` are the columns of table 2 of the MobileNet paper (arXiv 1704.04861).
+    """
 
     kind: str
     nodes: int
@@ -61,6 +67,8 @@ class KindCost:
     macs_share: float | None
     parameters: int
     parameters_share: float | None
+    weights: int
+    weights_share: float | None
 
 
 @dataclass(frozen=True)
@@ -97,6 +105,7 @@ class ModelCost:
     def by_kind(self) -> tuple[KindCost, ...]:
         """The shares of each kind of work, the one with most multiply-adds first."""
         groups: dict[str, list[LayerCost]] = {}
+        all_weights = sum(layer.weights for layer in self.layers)
         for layer in self.layers:
             groups.setdefault(layer.kind, []).append(layer)
         result = []
@@ -106,7 +115,11 @@ class ModelCost:
             parameters = sum(layer.parameters for layer in layers)
             macs_share = total / self.macs if total is not None and self.macs else None
             parameters_share = parameters / self.parameters if self.parameters else None
-            result.append(KindCost(name, len(layers), total, macs_share, parameters, parameters_share))
+            weights = sum(layer.weights for layer in layers)
+            weights_share = weights / all_weights if all_weights else None
+            result.append(
+                KindCost(name, len(layers), total, macs_share, parameters, parameters_share, weights, weights_share)
+            )
         return tuple(sorted(result, key=lambda k: (-(k.macs or 0), -k.parameters, -k.nodes, k.kind)))
 
 
@@ -117,15 +130,20 @@ def cost(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = No
     for the whole batch. Raises ``UsageError`` for shapes that contradict the model, ``ModelError`` where the graph is
     not sound enough to infer shapes.
     """
+    return count(scopes(model, shapes, batch), [value.name for value in model.graph.output])
+
+
+def count(graphs: Sequence[Scope], outputs: Collection[str]) -> ModelCost:
+    """The cost of a model whose shapes are known already: what ``scopes`` returned, and what the model outputs."""
     layers: list[LayerCost] = []
     counted: set[tuple[int, str]] = set()
     weights: dict[tuple[int, str], int] = {}
     peak: int | None = None
-    for scope in scopes(model, shapes, batch):
+    for scope in graphs:
         for node in scope.nodes:
             layers.append(_layer(node, scope, counted, weights))
         if not scope.inner:
-            peak = _peak_bytes(scope, {value.name for value in model.graph.output})
+            peak = _peak_bytes(scope, set(outputs))
     totals = [layer.macs for layer in layers]
     return ModelCost(
         nodes=len(layers),
@@ -161,10 +179,13 @@ def _layer(
     node: onnx.NodeProto, scope: Scope, counted: set[tuple[int, str]], weights: dict[tuple[int, str], int]
 ) -> LayerCost:
     """The cost of ``node``; adds to ``counted`` its parameters and to ``weights`` the bytes of its constants."""
-    parameters = 0
+    parameters = weights_in_layer = 0
+    multiplied = _multiplied(node, scope)
     for name, elements in parameters_of(node, scope).items():
         key = (_home(scope, name), name)
-        parameters += 0 if key in counted else elements
+        if key not in counted:
+            parameters += elements
+            weights_in_layer += elements if name in multiplied else 0
         counted.add(key)
     stored = {name: _bytes(scope, name) or 0 for name in node.input if name in scope.constants}
     weights.update({(_home(scope, name), name): size for name, size in stored.items()})
@@ -180,6 +201,7 @@ def _layer(
         kind=kind(node, scope, _constant_weight(node, scope)),
         macs=count,
         parameters=parameters,
+        weights=weights_in_layer,
         weight_bytes=sum(stored.values()),
         activation_bytes=None if None in moved else sum(size or 0 for size in moved),
         unknown=unknown,
@@ -191,6 +213,16 @@ def _constant_weight(node: onnx.NodeProto, scope: Scope) -> str | None:
     names = [weight_name(node), node.input[0] if node.input else ""]
     found = next((s for name in names if name and (s := source(name, scope)) is not None), None)
     return found.name if found else None
+
+
+def _multiplied(node: onnx.NodeProto, scope: Scope) -> set[str]:
+    """The stored tensors that a convolution, matrix product or recurrence multiplies its inputs with."""
+    if node.op_type in RECURRENT:
+        return {found.name for name in node.input[1:3] if name and (found := source(name, scope)) is not None}
+    if node.op_type in CONVOLUTIONS | MATRIX_PRODUCTS | {"ConvTranspose", "Einsum"}:
+        weight = _constant_weight(node, scope)
+        return {weight} if weight is not None else set()
+    return set()
 
 
 def _home(scope: Scope, name: str) -> int:
@@ -248,6 +280,9 @@ __all__ = [
     "KindCost",
     "LayerCost",
     "ModelCost",
+    "Scope",
     "Shape",
     "cost",
+    "count",
+    "scopes",
 ]
