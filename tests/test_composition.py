@@ -112,11 +112,12 @@ class Judge:
         return None
 
     def trial(self, candidate: onnx.ModelProto, current: onnx.ModelProto, *, faster: bool) -> Trial:
+        metric = 1 - drop(candidate)
         if drop(candidate) > MAX_DROP:
-            return Trial(f"falls by {drop(candidate):.4f}")
-        if self.speedup(candidate) <= self.speedup(current):
-            return Trial("0.9x as fast as the model without it")
-        return Trial(None, metric=1 - drop(candidate), latency_ms=1 / self.speedup(candidate))
+            return Trial(f"falls by {drop(candidate):.4f}", metric)
+        if faster and self.speedup(candidate) <= self.speedup(current):
+            return Trial("0.9x as fast as the model without it", metric)
+        return Trial(None, metric, latency_ms=1 / self.speedup(candidate))
 
     def verdict(self, model: onnx.ModelProto) -> str | None:
         self.looked_at.append(model.graph.name)
