@@ -24,6 +24,7 @@ from graphopt.passes.quantize_int8.fused import INT8_OPERATORS
 from graphopt.passes.quantize_int8.placement import place
 from graphopt.passes.quantize_int8.units import Role, Unit, Units, clip_bounds, find_units
 from graphopt.passes.quantize_int8.write import write
+from graphopt.targets.detect import cpu_description
 from graphopt.targets.schema import Int8Rules
 
 RUNS = 15
@@ -50,6 +51,13 @@ class BoundaryTime:
 
     to_int8: float
     to_float: float
+
+
+def machine() -> str:
+    """Name what times hold for: the CPU and ONNX Runtime's version."""
+    import onnxruntime as ort
+
+    return f"{cpu_description()} onnxruntime {ort.__version__}"
 
 
 class KernelTimes:

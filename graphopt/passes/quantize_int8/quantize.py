@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import onnx
 
@@ -17,6 +17,7 @@ from graphopt.passes.base import Candidate, Context, Declined, PassReport, Skip
 from graphopt.passes.quality import decibel
 from graphopt.passes.quantize_int8 import hard_swish
 from graphopt.passes.quantize_int8.fused import MARK, left_in_float
+from graphopt.passes.quantize_int8.kernels import machine
 from graphopt.passes.quantize_int8.macs import macs
 from graphopt.passes.quantize_int8.session import Quantization, Recipe
 from graphopt.passes.quantize_int8.units import FLOAT_DOMAINS, Role, Units
@@ -30,10 +31,18 @@ AUTO_OBSERVERS = ("minmax", "percentile", "mse")
 # A choice must win by this much to be taken, in dB: less is chance.
 CLEAR_GAIN = 0.05
 MOST_CANDIDATES = 8
+# All that can run in int8 is timed, too, where it is predicted to take at most so much longer than the best, and taken
+# where it is clearly faster.
+NEARLY_AS_FAST = 1.15
+CLEARLY_FASTER = 1.02
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # The price of noise rises by this factor until everything is in float: 40 steps span 2^20.
 PRICE_STEP = 2.0**0.5
 PRICES = 60
+
+
+# Units in int8, settings, the model, and why other units are in float.
+_First: TypeAlias = tuple[frozenset[int], Recipe, onnx.ModelProto, dict[int, str]]
 
 
 @dataclass(frozen=True)
@@ -87,24 +96,39 @@ class QuantizeInt8:
         if self.weight_bits:
             rules = replace(rules, weight_bits=self.weight_bits)
         model, upgraded = _prepared(model)
-        work = Quantization(model, rules, context, self.samples, _machine())
+        work = Quantization(model, rules, context, self.samples, machine())
         excluded = _excluded(work.units, self.exclude)
         if not any(unit.role is Role.HEAVY for unit in work.units.all):
             raise Declined("no convolution or matrix product can run in int8", _report(work, frozenset(), {}))
         work.measure_kernels()
         refused: dict[int, str] = dict.fromkeys(excluded, "excluded by the option quantize_int8.exclude")
-        chosen, recipe, quantized, refused = self._first(work, refused)
+        chosen, recipe, quantized, refused = self._fastest(work, refused)
         details: dict[str, Any] = {"opset": upgraded} if upgraded else {}
         yield _candidate(work, quantized, chosen, recipe, refused, details)
         yield from self._gentler(work, chosen, recipe, refused, details)
 
-    def _first(
-        self, work: Quantization, refused: dict[int, str]
-    ) -> tuple[frozenset[int], Recipe, onnx.ModelProto, dict[int, str]]:
+    def _fastest(self, work: Quantization, refused: dict[int, str]) -> _First:
+        """Settle what runs in int8: what the kernels' times say, or all that can where the clock says so.
+
+        Kernels are timed one by one. What they do not tell is that ONNX Runtime transposes around every residual Add
+        of which one operand comes from a float layer, in a chain of blocks one after the other.
+        """
+        speedup = work.context.goals.speedup
+        if self.placement == "all" or speedup is None:
+            return self._first(work, refused, everything=self.placement == "all")
+        first = self._first(work, refused, everything=False)
+        everything = work.able() - refused.keys()
+        longer = work.predicted_microseconds(everything) / max(work.predicted_microseconds(first[0]), 1e-9)
+        if first[0] == everything or longer > NEARLY_AS_FAST:
+            return first
+        other = self._first(work, refused, everything=True)
+        return other if other[0] != first[0] and speedup(other[2]) > CLEARLY_FASTER * speedup(first[2]) else first
+
+    def _first(self, work: Quantization, refused: dict[int, str], *, everything: bool) -> _First:
         """Settle the fastest assignment that ONNX Runtime really runs in int8, and the settings that suit it."""
         refused = dict(refused)
         while True:
-            chosen = self._assign(work, refused)
+            chosen = work.able() - refused.keys() if everything else work.fastest(refused)
             if not any(work.units.all[index].role is Role.HEAVY for index in chosen):
                 reason = "measured kernel times say that no convolution or matrix product gains from int8 on this CPU"
                 if any(work.units.all[index].role is Role.HEAVY for index in refused):
@@ -133,11 +157,6 @@ class QuantizeInt8:
                 index: f"ONNX Runtime does not fuse it: it runs as {operator or 'part of another operator'} in float"
                 for index, operator in unfused.items()
             }
-
-    def _assign(self, work: Quantization, refused: dict[int, str]) -> frozenset[int]:
-        if self.placement == "all":
-            return work.able() - refused.keys()
-        return work.fastest(refused)
 
     def _choose(self, work: Quantization, chosen: frozenset[int]) -> Recipe:
         """Choose observer and bias correction by the noise in the outputs."""
@@ -298,14 +317,6 @@ def _excluded(units: Units, names: str) -> frozenset[int]:
 def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise UsageError(f"quantize_int8.{option} is '{value}'; it must be one of {', '.join(allowed)}")
-
-
-def _machine() -> str:
-    import onnxruntime as ort
-
-    from graphopt.targets.detect import cpu_description
-
-    return f"{cpu_description()} onnxruntime {ort.__version__}"
 
 
 __all__ = ["Int8Rules", "QuantizeInt8"]
