@@ -9,7 +9,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -49,6 +49,11 @@ class Static:
         parts = [self.method, self.form, self.activation + self.weight, "channel" if self.per_channel else "tensor"]
         parts += ["7bit"] if self.reduce_range else []
         return "-".join([*parts, self.operators, "prepared" if self.prepared else "exported"])
+
+    @property
+    def kernels(self) -> "Static":
+        """One of the configurations that run the same kernels: ranges and bits change numbers only."""
+        return replace(self, method=METHODS[0], reduce_range=False)
 
 
 def grid() -> tuple[Static, ...]:

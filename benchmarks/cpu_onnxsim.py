@@ -1,11 +1,13 @@
 """Worker: onnxsim's own ways from a trained float model to a fast one, without labels.
 
 Arguments (JSON): model, folder, data (.npz), samples, static (ways to call ONNX Runtime's `quantize_static`, see
-`benchmarks.cpu_grid`). Writes `folder/NAME.onnx` for each; the details have the error of each that failed.
+`benchmarks.cpu_grid`), quantize (names of float models). Writes `folder/NAME.onnx` for each; the details have the error
+of each that failed.
 
 - `pipeline-…`: `apply_optimization_pipeline`, which simplifies, prunes and refits where told to, equalizes and
   quantizes weights, each stage held to its own default budget;
-- `own-…`: `simplify`, pruning, `apply_pruning_finetune`, then onnxsim's own `quantize_static`;
+- `float-…`: `simplify`, pruning, `apply_pruning_finetune`;
+- `own-…`: the float models named by `quantize`, then onnxsim's own `quantize_static`;
 - `runtime-…`: the same, then ONNX Runtime's `quantize_static`.
 
 Pruning is `apply_structured_pruning` (by norms) or `apply_structured_wanda_pruning` (by norms and activations), with
@@ -26,8 +28,8 @@ import onnx
 
 from benchmarks.costs import measured
 
-RATIOS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
-PIPELINE_RATIOS = (None, 1 / 8, 1 / 2)
+RATIOS = (1 / 32, 1 / 16, 1 / 8, 1 / 4)
+PIPELINE_RATIOS = (None, 1 / 32, 1 / 8)
 METHODS = ("minmax", "entropy", "percentile")
 BATCHES = 8  # that calibration data are handed over in
 
@@ -101,7 +103,7 @@ def run(arguments: dict[str, Any]) -> dict[str, Any]:
         keep(name, make)
     for name, make in float_models(model, data).items():
         found = keep(f"float-{name}", make)
-        if found is None:
+        if found is None or f"float-{name}" not in arguments["quantize"]:
             continue
         for method in METHODS:
             keep(f"own-{method}-{name}", partial(onnxsim.quantize_static, found, data, method=method))

@@ -17,9 +17,10 @@ bootstrap intervals. Where nothing of a tool holds the drop, its user keeps the 
 graphopt: the recipe for CPUs as it is, `max_drop` 0.01, 4,096 labelled training images to choose by, the test images
 for its verdict. quantize_static: ONNX Runtime's quantizer in 288 configurations (min-max, entropy and percentile
 ranges; QDQ and QOperator; u8 and s8; scales a channel or a tensor; 8 or 7 bits; all operators or the heavy ones; with
-and without `quant_pre_process`), 500 training images, chosen by speed among those that hold on the test images.
-onnxsim: its `apply_optimization_pipeline` in all variants, its own `quantize_static` and ONNX Runtime's behind
-`simplify` and its pruning at five ratios in four rankings with its refit, chosen in the same way.
+and without `quant_pre_process`), 500 training images, the fastest that holds on the test images; of configurations
+that run the same kernels one is timed, and the others are tried until one holds. onnxsim: its
+`apply_optimization_pipeline` in all variants, its own `quantize_static` and ONNX Runtime's behind `simplify` and its
+pruning at four ratios in four rankings with its refit, as far as the pruned net holds, chosen in the same way.
 """
 STAGES_NOTE = """What became of the model stage by stage, from graphopt's own report: top-1 on the training images that
 choices are made by, latency as measured in that run.
