@@ -46,7 +46,8 @@ def float_models(model: onnx.ModelProto, data: list[dict[str, Any]]) -> dict[str
             cut = onnxsim.apply_structured_wanda_pruning(source, data, sparsity=ratio, global_sparsity=everywhere)
         else:
             cut = onnxsim.apply_structured_pruning(source, ratio, global_sparsity=everywhere)
-        return onnxsim.apply_pruning_finetune(copy.deepcopy(simplified), cut, data)
+        refitted: onnx.ModelProto = onnxsim.apply_pruning_finetune(copy.deepcopy(simplified), cut, data)
+        return refitted
 
     made: dict[str, Callable[[], onnx.ModelProto]] = {"whole": lambda: copy.deepcopy(simplified)}
     for ratio, calibrated, everywhere in product(RATIOS, (False, True), (False, True)):
@@ -63,9 +64,10 @@ def pipelines(model: onnx.ModelProto, data: list[dict[str, Any]]) -> dict[str, C
         found = onnxsim.apply_optimization_pipeline(
             copy.deepcopy(model), calibration_data=data, sparsity=ratio, pruning_method=method, bit_selection=bits
         )
-        return found.optimized_model
+        optimized: onnx.ModelProto = found.optimized_model
+        return optimized
 
-    made = {}
+    made: dict[str, Callable[[], onnx.ModelProto]] = {}
     for ratio, method, bits in product(PIPELINE_RATIOS, ("magnitude", "wanda"), ("uniform", "mixed_precision")):
         if ratio is not None or method == "magnitude":  # without pruning there is nothing to rank
             name = f"pipeline-{bits}" + ("" if ratio is None else f"-{method}-{ratio:g}")
