@@ -9,6 +9,7 @@ One pass a file, in this folder; what it is made of lies in a room beside it:
 - ``expressions``, ``movement``, ``no_ops``: equal nodes, moved data, nodes that do nothing
 - ``patterns``: activations and normalizations in pieces
 - ``pruning``: which filters to cut and how many (prune_filters)
+- ``separable``: convolutions as depthwise and pointwise ones (separate_convolutions)
 - ``sparse_weights``: magnitude pruning (prune_weights)
 """
 
@@ -31,6 +32,7 @@ from graphopt.passes.prune_filters import PruneFilters
 from graphopt.passes.prune_weights import PruneWeights
 from graphopt.passes.quantize_int8 import QuantizeInt8
 from graphopt.passes.raise_opset import RaiseOpset
+from graphopt.passes.separate_convolutions import SeparateConvolutions
 from graphopt.passes.simplify_reshapes import SimplifyReshapes
 
 PASSES: dict[str, type[Pass]] = {
@@ -52,6 +54,7 @@ PASSES: dict[str, type[Pass]] = {
     "prune_weights": PruneWeights,
     "quantize_int8": QuantizeInt8,
     "raise_opset": RaiseOpset,
+    "separate_convolutions": SeparateConvolutions,
     "simplify_reshapes": SimplifyReshapes,
 }
 

@@ -19,12 +19,14 @@ from onnx import helper, numpy_helper
 
 from graphopt import runtime
 from graphopt.cache import Store
+from graphopt.calibration.collect import shapes as observed_shapes
 from graphopt.errors import UnsupportedModelError
 from graphopt.graph import infer_types
+from graphopt.model import upgrade_opset
 from graphopt.passes.quantize_int8.cut import cheapest, microseconds
 from graphopt.passes.quantize_int8.kernels import BoundaryTime, Feed, KernelTimes, UnitTime, measure_all
 from graphopt.passes.quantize_int8.merged import measured_pairs
-from graphopt.passes.quantize_int8.units import Unit, find_units
+from graphopt.passes.quantize_int8.units import Role, Unit, find_units
 from graphopt.passes.separable.factors import Factors, Form, Geometry
 from graphopt.passes.separable.write import Layout, can_write, write
 from graphopt.targets.schema import Int8Rules
@@ -120,10 +122,9 @@ class FormTimes:
         return self._layouts[key]
 
     def _separated(self, piece: Piece, geometry: Geometry, form: Form, rank: int, layout: Layout) -> float:
-        model = alone(piece)
-        if can_write(model.graph.node[0], form, layout):
+        if can_write(piece.node, form, layout):
             return float("inf")
-        return self.model(write(model, {"y": some_factors(geometry, form, rank)}, {"y": layout}))
+        return self.model(separated_alone(piece, geometry, form, rank, layout))
 
     def model(self, model: onnx.ModelProto) -> float:
         """Microseconds of a small model in the best mixture, between neighbours in the same precision on both sides.
@@ -154,19 +155,20 @@ class FormTimes:
                 found.append(total(there, costs.__getitem__, int8))
         return max(min(found), each)
 
-    def net(self, model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], feed: Feed) -> float:
-        """Microseconds of a whole model in the best mixture.
-
-        Args:
-            model: the model.
-            shapes: shapes of the tensors that its float operators read and write.
-            feed: one input.
-        """
+    def net(self, model: onnx.ModelProto, feed: Feed) -> float:
+        """Microseconds of a whole model for one input, in the best mixture."""
         profiled = runtime.profile(model, feed, runs=NET_RUNS, threads=self._threads)
         in_float = sum(max(each.quickest - self._profiling(), 0.0) for each in profiled)
         if self._rules is None:
             return in_float
+        try:
+            model, _ = upgrade_opset(model, OPSET)
+        except UnsupportedModelError:
+            return in_float
         units = find_units(model, {name: found.dtype for name, found in infer_types(model).items() if found.dtype})
+        able = [unit for unit in units.all if unit.role is not Role.FLOAT]
+        names = dict.fromkeys(name for unit in able for name in (*unit.inputs, *unit.outputs))
+        shapes = observed_shapes(model, list(names), feed, self._threads) if names else {}
         kernels = KernelTimes(model, units, shapes, self._rules, self._store)
         times = measure_all(kernels, units, self._threads)
         pairs = measured_pairs(units, lambda first, second: kernels.saved(first, second, self._threads))
@@ -174,11 +176,9 @@ class FormTimes:
         def boundary(name: str) -> BoundaryTime:
             return kernels.boundary(shapes.get(name, ()), self._threads)
 
-        int8 = cheapest(units, times, boundary, pairs=pairs)
-        saved = microseconds(units, times, boundary, pairs, frozenset()) - microseconds(
-            units, times, boundary, pairs, int8
-        )
-        return max(in_float - saved, LEAST_SHARE * in_float)
+        mixed = cheapest(units, times, boundary, pairs=pairs)
+        before, after = (microseconds(units, times, boundary, pairs, int8) for int8 in (frozenset[int](), mixed))
+        return max(in_float - (before - after), LEAST_SHARE * in_float)
 
     def _profiling(self) -> float:
         """Microseconds by which ONNX Runtime's profiler makes a kernel look longer than it is with its dispatch."""
@@ -224,6 +224,11 @@ def alone(piece: Piece) -> onnx.ModelProto:
     if piece.activation:
         nodes.append(helper.make_node("Relu", [nodes[-1].output[0]], ["activated"]))
     return _model(nodes, inputs, nodes[-1].output[0], constants)
+
+
+def separated_alone(piece: Piece, geometry: Geometry, form: Form, rank: int, layout: Layout) -> onnx.ModelProto:
+    """Return a model of just a piece in a form, with random weights."""
+    return write(alone(piece), {"y": some_factors(geometry, form, rank)}, {"y": layout})
 
 
 def _model(
