@@ -19,6 +19,9 @@ from graphopt.passes.pruning.alignment import Ladder
 from graphopt.passes.pruning.curves import Curve
 from graphopt.passes.pruning.times import Costs
 
+# Time saved for each unit of harm over that of the last step alone.
+ON_AVERAGE = 2.0
+
 # What a step is paid in: multiply-adds, predicted time, or both alike (the mean of the two shares).
 Price: TypeAlias = Literal["macs", "latency", "both"]
 Scope: TypeAlias = Literal["global", "uniform"]
@@ -86,12 +89,22 @@ class Path:
     def at_price(self, price: float) -> Step:
         """The plan that gives up most time where one unit of noise is worth ``price``.
 
+        It is the furthest that is faster than all before it and whose time saved, for each unit of harm, is worth twice
+        the price on average: on paths whose saving goes by the root of the harm, the last step then just pays. Going by
+        each step alone would leave out all plans between the corners of the path's convex hull, which lie far apart
+        where many channels go at once.
+
         Args:
             price: share of the whole model's predicted time that a noise-to-signal power of 1 at the outputs must
-                save: at a price of 20 a plan may add 1 % of noise (20 dB) for each 20 % of the time. The plan is the
-                one with the least time + price * harm; the higher the price, the less is cut.
+                save: at a price of 20 the last step may add 1 % of noise (20 dB) for each 20 % of the time.
         """
-        return min(self.steps, key=lambda step: step.time + price * step.harm)
+        found = self.steps[0]
+        fastest = found.time
+        for step in self.steps:
+            if step.time < fastest and 1 - step.time >= ON_AVERAGE * price * step.harm:
+                found = step
+            fastest = min(fastest, step.time)
+        return found
 
 
 def plan_path(
