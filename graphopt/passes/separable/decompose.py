@@ -121,7 +121,8 @@ def _spatial(split: Array, rows: int, rank: int, moments: Array | None) -> tuple
 def _along_columns(matrices: Array, columns: int, factor: Array) -> Array:
     """Multiply what lies along the columns of taps in [groups, anything, columns and filters]."""
     split = matrices.reshape(*matrices.shape[:2], columns, -1)
-    return np.einsum("gxbf,gbd->gxdf", split, factor, optimize=True).reshape(matrices.shape)
+    result: Array = np.einsum("gxbf,gbd->gxdf", split, factor, optimize=True)
+    return result.reshape(matrices.shape)
 
 
 def _truncated(matrices: Array, rank: int, left: Array | None, right: Array | None) -> tuple[Array, Array]:

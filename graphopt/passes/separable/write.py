@@ -27,6 +27,7 @@ from collections.abc import Mapping
 import onnx
 
 from graphopt.errors import UsageError
+from graphopt.model import upgrade_opset
 from graphopt.passes.separable.decompose import geometry_of
 from graphopt.passes.separable.factors import Factors, Form
 from graphopt.passes.separable.names import Names
@@ -40,6 +41,8 @@ __all__ = ["Layout", "can_write", "write"]
 _BLOCKED = frozenset(
     ("Add", "AveragePool", "BatchNormalization", "Clip", "Concat", "Conv", "HardSigmoid", "LeakyRelu", "MaxPool", "Mul")
 ) | frozenset(("Relu", "Resize", "Sigmoid", "Sum", "Tanh", "Upsample"))
+
+_ADD_OPSET = 7
 
 
 def can_write(node: onnx.NodeProto, form: Form, layout: Layout) -> str:
@@ -61,6 +64,8 @@ def can_write(node: onnx.NodeProto, form: Form, layout: Layout) -> str:
 def write(model: onnx.ModelProto, factors: Mapping[str, Factors], layouts: Mapping[str, Layout]) -> onnx.ModelProto:
     """Return a model in which convolutions are written as their factors.
 
+    The operator set stays; one before 7 rises to it where there are sums, for ONNX Runtime has no older Add.
+
     Args:
         model: the model; not written to.
         factors: for the tensor that each convolution of the main graph writes, the factors of its weights.
@@ -69,7 +74,10 @@ def write(model: onnx.ModelProto, factors: Mapping[str, Factors], layouts: Mappi
     Raises:
         UsageError: a tensor is not written by a convolution with constant weights of those sizes, or the form and
             layout cannot be written for it; the message names it.
+        UnsupportedModelError: the operator set must rise, and cannot.
     """
+    if any(sums(each, layouts[tensor]) for tensor, each in factors.items()):
+        model, _ = upgrade_opset(model, _ADD_OPSET)
     net = Net(model)
     names = Names(model)
     gone: set[str] = set()
@@ -100,8 +108,7 @@ def _addition(net: Net, tensor: str) -> int | None:
     if len(readers) != 1 or tensor in net.outputs or len(net.steps[readers[0]]) != 1:
         return None
     (node,) = net.steps[readers[0]]
-    # Before operator set 7 an Add told by attributes how to broadcast.
-    if node.op_type != "Add" or node.domain not in ("", "ai.onnx") or node.attribute:
+    if node.op_type != "Add" or node.domain not in ("", "ai.onnx"):
         return None
     others = [name for name in node.input if name != tensor]
     if len(others) != 1 or others[0] in net.constants or others[0] not in net.producer:

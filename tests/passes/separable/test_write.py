@@ -198,8 +198,7 @@ def test_multiply_adds_and_parameters(form: Form, layout: Layout, rank: int, wei
 
 def test_a_depthwise_separable_block_has_the_costs_of_mobilenets() -> None:
     before = support.model(
-        "agraph (float[1,64,14,14] x) => (float[1,64,14,14] y) <float[64,64,3,3] w> "
-        "{ y = Conv<pads=[1,1,1,1]>(x, w) }"
+        "agraph (float[1,64,14,14] x) => (float[1,64,14,14] y) <float[64,64,3,3] w> { y = Conv<pads=[1,1,1,1]>(x, w) }"
     )
     after = separated(before, "depthwise_first", "sum", 1)
     # Howard et al. 2017, arXiv 1704.04861, section 3.1: 1 / filters + 1 / taps of the multiply-adds.
@@ -305,6 +304,14 @@ def test_what_else_the_model_holds_stays() -> None:
     assert (found.ir_version, found.graph.doc_string, found.metadata_props[0].value) == (7, "a net", "somebody")
     assert [value.name for value in found.graph.value_info] == ["y"]
     assert {node.doc_string for node in found.graph.node if node.op_type == "Conv"} == {"the first"}
+
+
+def test_an_operator_set_whose_add_runs_nowhere_rises() -> None:
+    model = support.model(PLAIN, opset=6)
+    found = separated(model, "depthwise_first", "sum")
+    assert found.opset_import[0].version == 7
+    assert_answers_alike(model, found)
+    assert separated(model, "depthwise_first", "multiplier").opset_import == model.opset_import
 
 
 @pytest.mark.parametrize("filters", [8, 6])
