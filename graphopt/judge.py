@@ -142,16 +142,18 @@ class DataJudge:
             return Trial(f"{_times(speed.speedup)} as fast as the model without it", metric, speed.optimized_ms)
         return Trial(None, metric, speed.optimized_ms)
 
-    def goals(self, to_threshold: bool = False) -> Goals:
+    def goals(self, to_threshold: bool = False, int8_follows: bool = False) -> Goals:
         """What the user asked for, and the means to measure it on what choices may be made on.
 
         ``to_threshold``: whether passes go on until the accuracy asked for is reached where no budget is set.
+        ``int8_follows``: whether one of the passes quantizes.
         """
         return Goals(
             max_drop=self.gates.max_drop,
             max_macs=self.gates.max_macs,
             min_speedup=self.gates.min_speedup,
             to_threshold=to_threshold,
+            int8_follows=int8_follows,
             original_macs=self.costs.of(self.original).macs,
             drop=self._drop if self.parts.selection is not None else None,
             speedup=lambda model: self._speed(self.original, model).speedup,

@@ -97,7 +97,7 @@ def optimize(
     from graphopt.data import assemble, open_data, preprocess_of
     from graphopt.judge import DataJudge
     from graphopt.model import read
-    from graphopt.passes.base import Context
+    from graphopt.passes.base import Context, quantizes
     from graphopt.pipeline import search
     from graphopt.result import judged, planned, stamp_bytes
     from graphopt.runtime import input_specs
@@ -149,7 +149,7 @@ def optimize(
             seed=seed,
             threads=threads,
             jobs=jobs,
-            goals=judge.goals(to_threshold=named),
+            goals=judge.goals(to_threshold=named, int8_follows=any(map(quantizes, chosen))),
             shapes=judge.shapes,
             progress=judge.progress,
         )
@@ -192,7 +192,7 @@ def run(
     from graphopt.exact import paused_collector, run_exact
     from graphopt.graph.cost import cost
     from graphopt.model import read
-    from graphopt.passes.base import Context, Goals
+    from graphopt.passes.base import Context, Goals, quantizes
     from graphopt.runtime import input_specs
     from graphopt.stages import groups, is_approximate, is_exact, run_ungated
     from graphopt.targets import load_target, usable_cores
@@ -215,7 +215,7 @@ def run(
         selection=parts.selection.feeds if parts.selection else None,
         seed=seed,
         jobs=jobs,
-        goals=Goals(original_macs=cost(proto, shapes=shapes).macs),
+        goals=Goals(original_macs=cost(proto, shapes=shapes).macs, int8_follows=any(map(quantizes, chosen))),
         shapes=shapes,
     )
     for group in groups(chosen):

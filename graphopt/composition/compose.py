@@ -21,7 +21,7 @@ from graphopt.composition.mixtures import Mixed, Mixer
 from graphopt.composition.prices import Tried, search_price
 from graphopt.composition.telling import step_of, step_without
 from graphopt.exact import PROPAGATED
-from graphopt.passes.base import ApproximatePass, Context, Declined, Dial, Pass, Priced
+from graphopt.passes.base import ApproximatePass, Context, Declined, Dial, Pass, Priced, quantizes
 from graphopt.stages import StageRunner, Step
 
 # Models tried on the way to a price, by the model's multiply-adds: (up to, trials for all passes together, for each
@@ -102,7 +102,7 @@ class _Search:
     _tried: dict[tuple[str, ...], Tried] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        goals = replace(self.context.goals, int8_follows=any(getattr(one, "quantizes", False) for one in self._behind))
+        goals = replace(self.context.goals, int8_follows=any(map(quantizes, self._behind)))
         context = replace(self.context, goals=goals)
         self.mixer = Mixer(self.current, self._dials(context))
 

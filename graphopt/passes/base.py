@@ -225,6 +225,12 @@ class Priced(Protocol):
 
 Pass: TypeAlias = ExactPass | ApproximatePass
 
+
+def quantizes(one: Pass) -> bool:
+    """Whether a pass puts layers in integers; it says so in a class attribute ``quantizes``."""
+    return bool(getattr(one, "quantizes", False))
+
+
 __all__ = [
     "ApproximatePass",
     "Array",
@@ -242,4 +248,5 @@ __all__ = [
     "Preparing",
     "Priced",
     "Skip",
+    "quantizes",
 ]
