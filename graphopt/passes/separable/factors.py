@@ -82,7 +82,7 @@ class Factors:
         """The weights in the common form of ``recovery``: [groups, taps and channels, filters of a group]."""
         sizes = self.geometry
         if self.form == "spatial":
-            product = np.einsum("grca,grfb->gabcf", self.first, self.second, optimize=True)
+            product: Array = np.einsum("grca,grfb->gabcf", self.first, self.second, optimize=True)
         elif self.form == "depthwise_first":
             product = np.einsum("grct,grcf->gtcf", self.first, self.second, optimize=True)
         else:
