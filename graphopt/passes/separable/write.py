@@ -37,7 +37,7 @@ from graphopt.recovery.net import Net
 __all__ = ["Layout", "can_write", "write"]
 
 # What ONNX Runtime's blocked kernels write (nchwc_transformer.cc). A sum that starts with a tensor in the plain layout
-# cannot be fused.
+# cannot be fused; inputs of a net have too few channels for blocked kernels to add to.
 _BLOCKED = frozenset(
     ("Add", "AveragePool", "BatchNormalization", "Clip", "Concat", "Conv", "HardSigmoid", "LeakyRelu", "MaxPool", "Mul")
 ) | frozenset(("Relu", "Resize", "Sigmoid", "Sum", "Tanh", "Upsample"))
@@ -111,9 +111,9 @@ def _addition(net: Net, tensor: str) -> int | None:
     if node.op_type != "Add" or node.domain not in ("", "ai.onnx"):
         return None
     others = [name for name in node.input if name != tensor]
-    if len(others) != 1 or others[0] in net.constants or others[0] not in net.producer:
+    if len(others) != 1 or others[0] in net.constants:
         return None
-    before = net.steps[net.producer[others[0]]]
+    before = net.steps[net.producer[others[0]]] if others[0] in net.producer else ()
     return readers[0] if not before or before[-1].op_type in _BLOCKED else None
 
 

@@ -357,8 +357,8 @@ def test_a_residual_starts_the_sum() -> None:
     [
         ("float[1,16,6,6] z)", "float[1,16,6,6] z, float[1,16,6,6] y)"),  # y is an output
         ("s = Add(y, h)", "s = Add(y, y)"),
-        ("s = Add(y, h)", "q = Neg(y) s = Add(y, q)"),  # y has other readers
-        ("s = Add(y, h)", "s = Add(y, x)"),  # not in the layout of blocked kernels
+        ("s = Add(y, h)", "q = Relu(y) s = Add(y, q)"),  # y has other readers
+        ("s = Add(y, h)", "q = Neg(x) s = Add(y, q)"),  # not in the layout of blocked kernels
         ("s = Add(y, h)", "s = Add(y, c) "),  # a constant
         ("s = Add(y, h)", "s = Sub(y, h)"),
     ],
