@@ -82,9 +82,10 @@ class Factors:
         """The weights in the common form of ``recovery``: [groups, taps and channels, filters of a group]."""
         sizes = self.geometry
         if self.form == "spatial":
-            product: Array = np.einsum("grca,grfb->gabcf", self.first, self.second, optimize=True)
+            product = np.einsum("grca,grfb->gabcf", self.first, self.second, optimize=True)
         elif self.form == "depthwise_first":
             product = np.einsum("grct,grcf->gtcf", self.first, self.second, optimize=True)
         else:
             product = np.einsum("grcf,grft->gtcf", self.first, self.second, optimize=True)
-        return product.reshape(sizes.groups, sizes.taps * sizes.channels, sizes.filters)
+        matrix: Array = product.reshape(sizes.groups, sizes.taps * sizes.channels, sizes.filters)
+        return matrix
