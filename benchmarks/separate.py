@@ -77,7 +77,7 @@ def count_mobilenet(work: Path) -> dict[str, Any]:
     if not plain.is_file():
         onnx.save(build(Net(plain=True)), plain)
     order = {"model": str(plain), "data": None, "samples": 0, "keep_first": True}
-    made = make(folder, "rank1", order | {"options": {"rank": 1, "forms": "depthwise_first"}})
+    made = make(folder, "rank1", order | {"options": {"rank": 1}})
     structures = {name: counted(build(Net(plain=name == "plain"), seed=None)) for name in ("plain", "mobilenet")}
     return {"rank1": made, **structures}
 
