@@ -23,7 +23,7 @@ from graphopt.passes.pruning.plan import Path, Price, Scope, Step, plan_path
 from graphopt.passes.pruning.readers import find_readers
 from graphopt.passes.pruning.remaining import Kept, composed, widths
 from graphopt.passes.pruning.sensitivity import sensitivities
-from graphopt.passes.pruning.times import costs
+from graphopt.passes.pruning.times import Target, costs
 from graphopt.recovery import DATA_FREE, Recorded, RefitOptions, Refitted, record, refit, synthetic_feeds
 
 Recovery: TypeAlias = Literal["refit", "data_free", "none"]
@@ -222,7 +222,8 @@ class Pruning:
         numbers = [group.number for group in dependencies if not self.settings.exclude & set(group.writers)]
         found = self._curves(dependencies, numbers)
         steps = ladders(dependencies, self.settings.multiple)
-        price = costs(dependencies, self.settings.multiple, self.context.shapes)
+        int8 = self.context.goals.int8_follows and self.context.hardware.int8 is not None
+        price = costs(dependencies, Target(self.settings.multiple, int8), self.context.shapes)
         path = plan_path(dependencies, found, price, steps, price=self.settings.price, scope=self.settings.scope)
         return _State(model, macs, kept, dependencies, found, path, time)
 

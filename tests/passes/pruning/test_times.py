@@ -7,7 +7,8 @@ import pytest
 
 from graphopt.channels import Dependencies, Group, TensorAxis
 from graphopt.graph.cost import cost
-from graphopt.passes.pruning.times import costs
+from graphopt.passes.pruning import kernels
+from graphopt.passes.pruning.times import Target, costs
 from tests.passes.pruning.nets import chain
 from tests.support import model
 
@@ -22,7 +23,7 @@ def test_time_falls_in_steps_of_the_kernels_blocks() -> None:
     found = costs(chain())
     step = found.time([0, 0]) - found.time([0, 16])
     assert found.time([0, 0]) - found.time([0, 4]) < 0.05 * step
-    assert costs(chain(), multiple=1).time([0, 4]) < costs(chain(), multiple=1).time([0, 0])
+    assert costs(chain(), Target(multiple=1)).time([0, 4]) < costs(chain(), Target(multiple=1)).time([0, 0])
 
 
 def test_counts_off_the_blocked_kernels_cost_more_than_the_next_above() -> None:
@@ -66,3 +67,44 @@ def test_products_of_two_computed_matrices_count() -> None:
     found = costs(Dependencies(proto, (group,)))
     assert found.macs([0]) == cost(proto).macs
     assert found.macs([2]) == pytest.approx(found.macs([0]) * 4 / 6)
+
+
+def layer(weight: str, read: int, written: int, group: int = 1) -> Dependencies:
+    """One convolution whose inputs are group 0 and, unless it is depthwise, outputs group 1."""
+    text = f"g (float[1,{read},20,20] x) => (float[1,{written},18,18] y) <float[{weight}] w>"
+    proto = model(text + f" {{ y = Conv<group={group}>(x, w) }}")
+    axes = [TensorAxis("x", 1, np.arange(read)[:, None]), TensorAxis("y", 1, np.arange(written)[:, None])]
+    if group == read:
+        return Dependencies(proto, (Group(0, "x", read, (), tuple(axes)),))
+    return Dependencies(
+        proto, tuple(Group(n, axis.tensor, len(axis.indices), (), (axis,)) for n, axis in enumerate(axes))
+    )
+
+
+def test_int8_kernels_take_less_time_and_smaller_steps_of_their_inputs() -> None:
+    dense = layer("64,64,3,3", 64, 64)
+    wide, int8 = costs(dense), costs(dense, Target(int8=True))
+
+    assert int8.time([0, 0]) < 0.35 * wide.time([0, 0])
+    assert wide.time([4, 0]) == wide.time([0, 0])
+    assert int8.time([4, 0]) < int8.time([0, 0])
+    assert int8.time([0, 4]) == pytest.approx(int8.time([0, 0]), rel=0.02)
+    assert int8.time([2, 0]) > int8.time([0, 0])
+
+
+def test_depthwise_convolutions_gain_nothing_from_int8() -> None:
+    depthwise = layer("64,1,3,3", 64, 64, group=64)
+
+    assert costs(depthwise, Target(int8=True)).time([0]) == costs(depthwise).time([0])
+
+
+def test_every_node_costs_something_however_narrow() -> None:
+    found = costs(layer("8,8,1,1", 8, 8))
+
+    assert found.time([7, 7]) > kernels.NODE
+
+
+def test_time_in_int8_is_never_more_than_in_float() -> None:
+    for dependencies in (chain(), layer("32,32,1,1", 32, 32), layer("8,3,3,3", 3, 8)):
+        for removed in ([0, 0], [2, 1]):
+            assert costs(dependencies, Target(int8=True)).time(removed) <= costs(dependencies).time(removed)
