@@ -221,7 +221,12 @@ def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
 def test_optimize_prunes_to_the_budget_and_judges_the_result() -> None:
     data = {"x": np.concatenate([sample["x"] for sample in samples(96)])}
 
-    settings: dict[str, Any] = {"metric": "cosine", "max_drop": 0.2, "skip": ["separate_convolutions", "quantize_int8"], "min_speedup": 0.5}
+    settings: dict[str, Any] = {
+        "metric": "cosine",
+        "max_drop": 0.2,
+        "skip": ["separate_convolutions", "quantize_int8"],
+        "min_speedup": 0.5,
+    }
     asked = graphopt.optimize(net(), data=data, max_macs=0.3, **settings)
     free = graphopt.optimize(net(), data=data, **settings)
 
