@@ -28,8 +28,8 @@ import onnx
 
 from benchmarks.costs import measured
 
-RATIOS = (1 / 32, 1 / 16, 1 / 8, 1 / 4)
-PIPELINE_RATIOS = (None, 1 / 32, 1 / 8)
+RATIOS = (1 / 32, 1 / 8)
+PIPELINE_RATIOS = (None, 1 / 32)
 METHODS = ("minmax", "entropy", "percentile")
 BATCHES = 8  # that calibration data are handed over in
 

@@ -20,7 +20,7 @@ ranges; QDQ and QOperator; u8 and s8; scales a channel or a tensor; 8 or 7 bits;
 and without `quant_pre_process`), 500 training images, the fastest that holds on the test images; of configurations
 that run the same kernels one is timed, and the others are tried until one holds. onnxsim: its
 `apply_optimization_pipeline` in all variants, its own `quantize_static` and ONNX Runtime's behind `simplify` and its
-pruning at four ratios in four rankings with its refit, as far as the pruned net holds, chosen in the same way.
+pruning of 1/32 and 1/8 in four rankings with its refit, as far as the pruned net holds, chosen in the same way.
 """
 STAGES_NOTE = """What became of the model stage by stage, from graphopt's own report: top-1 on the training images that
 choices are made by, latency as measured in that run.
