@@ -13,7 +13,7 @@ from graphopt.data import random_feeds
 from graphopt.graph.cost import cost
 from graphopt.passes.base import Context, Feed, Skip
 from graphopt.passes.separable.factors import Form
-from graphopt.passes.separable.losses import Loss, losses, sensitivities
+from graphopt.passes.separable.losses import Loss, losses, sensitivities, typical
 from graphopt.passes.separable.measuring import LEAST_SAVING, Timed, at_rank, faster, macs_of
 from graphopt.passes.separable.places import Place
 from graphopt.passes.separable.ranks import Choice, Option, Totals
@@ -87,7 +87,7 @@ def measure(
         noise = sensitivities(
             model,
             chosen,
-            {name: max(each.values(), key=lambda loss: loss.loss) for name, each in lost.items()},
+            {name: typical(each.values()) for name, each in lost.items()},
             samples,
             macs=totals.macs,
             threads=max(context.threads, context.jobs),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -13,17 +13,22 @@ from graphopt.calibration.collect import with_outputs
 from graphopt.passes.quality import Probe, make_probe, noise
 from graphopt.passes.separable.decompose import decompose
 from graphopt.passes.separable.factors import Array, Factors, Form, Geometry
-from graphopt.passes.separable.fit import fit
+from graphopt.passes.separable.fit import HALF_STEPS, balanced, fit, pulled
 from graphopt.passes.separable.places import Place
+from graphopt.passes.separable.solvers import Quadratic
 from graphopt.recovery.layers import Layer, Weights, read_weights, write_weights
 from graphopt.recovery.net import Net
 from graphopt.recovery.record import Feed
 from graphopt.recovery.restrictions import Normal
 
-# The ridge and the sweeps of fits that only tell how good a form and rank can be.
-RIDGE, SWEEPS = 1e-3, 1
+# The ridge of fits that only tell how good a form and rank can be.
+RIDGE = 1e-3
 # Beyond so many unknowns of a fit's largest system the singular values alone have to tell.
-MOST_UNKNOWNS = 3000
+MOST_UNKNOWNS = 2600
+# Filters times the cube of their unknowns up to which the first factor of "pointwise_first" is fitted, too.
+MOST_WORK = 3e9
+# Losses like this one are what plans choose.
+TYPICAL = 0.05
 # Multiply-adds that all probes may take together, and what follows from it: how many samples each is measured on.
 WORK = 1e12
 LEAST_SAMPLES, MOST_SAMPLES = 6, 48
@@ -58,33 +63,59 @@ def losses(
         moments: of the positions to fit to and of those held out; None: every input counts alike.
     """
     found: dict[tuple[Form, int], Loss] = {}
+    power = max(float(np.square(matrix).sum()), 1e-30)
     for form, wanted in ranks.items():
+        # The terms of smaller ranks are the first ones of larger ranks.
+        widest = decompose(matrix, geometry, form, max(wanted), None if moments is None else moments[0].gram)
+        problems = [] if moments is None else _problems(moments[0], geometry)
         for rank in wanted:
+            factors = replace(widest, first=widest.first[:, :rank], second=widest.second[:, :rank])
             if moments is None:
-                factors = decompose(matrix, geometry, form, rank)
-                lost = float(np.square(matrix - factors.matrix()).sum() / max(np.square(matrix).sum(), 1e-30))
+                lost = float(np.square(matrix - factors.matrix()).sum() / power)
             else:
-                fitting, held_out = moments
-                factors = decompose(matrix, geometry, form, rank, fitting.gram)
-                if _unknowns(geometry, form, rank) <= MOST_UNKNOWNS:
-                    factors = fit(factors, fitting, ridge=RIDGE, sweeps=SWEEPS)
-                lost = held_out.error(factors.matrix())
+                if form == "pointwise_first" and geometry.filters * (geometry.channels * rank) ** 3 <= MOST_WORK:
+                    # Its first factor holds most of the weights.
+                    factors = fit(factors, moments[0], ridge=RIDGE, sweeps=1)
+                elif _unknowns(geometry, form, rank) <= MOST_UNKNOWNS:
+                    factors = _refitted(factors, problems)
+                lost = moments[1].error(factors.matrix())
             found[form, rank] = Loss(lost, factors)
     return found
+
+
+def _problems(moments: Normal, geometry: Geometry) -> list[Quadratic]:
+    pulls = (pulled(moments, RIDGE, group) for group in range(geometry.groups))
+    return [Quadratic.of(gram, cross, geometry.taps, geometry.channels) for gram, cross in pulls]
+
+
+def _refitted(factors: Factors, problems: Sequence[Quadratic]) -> Factors:
+    """The factors with the second ones as good as they can be: most of what a whole fit gains, at a fraction."""
+    first, second = factors.first.astype(np.float64), factors.second.astype(np.float64)
+    for group, problem in enumerate(problems):
+        one, two = balanced(factors.form, first[group], second[group])
+        second[group] = HALF_STEPS[factors.form][1](problem, one, two)
+        first[group] = one
+    fitted = replace(factors, first=first.astype(np.float32), second=second.astype(np.float32))
+    return fitted if np.isfinite(fitted.second).all() else factors
 
 
 def _unknowns(geometry: Geometry, form: Form, rank: int) -> int:
     if form == "depthwise_first":
         return geometry.channels * rank
     if form == "pointwise_first":
-        return geometry.channels
+        return geometry.taps * rank
     return rank * geometry.taps // geometry.kernel[0]
+
+
+def typical(found: Iterable[Loss]) -> Loss:
+    """The loss to measure a layer's sensitivity with: the nearest to what plans choose, for noise is not linear."""
+    return min(found, key=lambda each: abs(np.log(max(each.loss, 1e-12) / TYPICAL)))
 
 
 def sensitivities(
     model: onnx.ModelProto,
     places: Sequence[Place],
-    worst: Mapping[str, Loss],
+    tries: Mapping[str, Loss],
     feeds: Iterable[Feed],
     *,
     macs: float,
@@ -99,13 +130,13 @@ def sensitivities(
     Args:
         model: the original.
         places: the layers, in the order of the graph.
-        worst: for each layer, weights to try it with.
+        tries: for each layer, weights to try it with.
         feeds: samples; only the first few are used.
         macs: multiply-adds of one run of the model, which say how many samples are affordable.
         threads: intra-op threads.
         progress: called with (done, total).
     """
-    tried = [place for place in places if worst[place.name].loss > 0]
+    tried = [place for place in places if tries[place.name].loss > 0]
     if len(tried) > MOST_LAYERS:
         tried = [tried[at] for at in np.unique(np.linspace(0, len(tried) - 1, MOST_LAYERS).round().astype(int))]
     if not tried:
@@ -114,7 +145,7 @@ def sensitivities(
     probe = make_probe(model, feeds, samples, threads)
     measured: dict[str, float] = {}
     for done, place in enumerate(tried):
-        lost = worst[place.name]
+        lost = tries[place.name]
         found = noise(_with_weights(model, place.layer, lost.factors.matrix(), probe, threads), probe, threads)
         if np.isfinite(found):
             measured[place.name] = found / lost.loss
