@@ -12,7 +12,9 @@ FOLDER = HERE / "results"
 HEADER = """# Benchmark results
 
 Written by `python -m benchmarks.int8`, `.calibration`, `.exact` and `.scale`; raw numbers in `results/`. Pruning, by
-`python -m benchmarks.prune`: [results/prune.md](results/prune.md).
+`python -m benchmarks.prune`: [results/prune.md](results/prune.md). Depthwise-separable substitution, by
+`python -m benchmarks.separate`: [results/separate.md](results/separate.md). Everything together on a CPU, against ONNX
+Runtime's quantizer and onnxsim's pipelines, by `python -m benchmarks.cpu`: [results/cpu.md](results/cpu.md).
 
 Ratios come from one process that runs the models in turns: one thread, batch 1, CPU time, all of ONNX Runtime's
 optimizations on for every model, the original included. Brackets are 95 % bootstrap intervals. *quantize_static* is
