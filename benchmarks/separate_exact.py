@@ -43,6 +43,8 @@ FORMS: tuple[Form, ...] = ("depthwise_first", "pointwise_first", "spatial")
 LAYOUTS: tuple[Layout, ...] = ("sum", "concat", "multiplier")
 # Of outputs' largest value; float16 keeps three digits.
 LIMIT, HALF_LIMIT = 2e-5, 5e-3
+# In place, how many times what rounding the inputs does.
+ROUNDINGS = 10
 # The spatial form's rank grows with the channels: beyond this an eigendecomposition takes a minute.
 LARGEST_RANK = 1024
 
@@ -234,8 +236,21 @@ def in_place(model: onnx.ModelProto, name: str, found: Found) -> None:
     if factors:
         after = write(model, factors, dict.fromkeys(factors, "sum"))
         verify(after)
-        fault, found.whole = compared(answers(model, feed), answers(after, feed))
-        found.faults += [f"in place: {fault}"] if fault else []
+        before = answers(model, feed)
+        fault, found.whole = compared(before, answers(after, feed))
+        # A sigmoid that says 1e-5 is not known to four digits: what the input's own rounding does is no fault.
+        rng = np.random.default_rng(0)
+        shaken = {name: nudged(values, rng) for name, values in feed.items()}
+        if fault and found.whole > ROUNDINGS * compared(before, answers(model, shaken))[1]:
+            found.faults.append(f"in place: {fault}")
+
+
+def nudged(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """An input with roundings of its own."""
+    if values.dtype.kind != "f":
+        return values
+    noise = rng.normal(size=values.shape) * np.finfo(values.dtype).eps
+    return (values * (1 + noise)).astype(values.dtype)
 
 
 def network(path: Path, seen: set[bytes], whole: bool) -> Found:
