@@ -46,7 +46,8 @@ class PruneFilters:
         importance: what decides which channels go; "auto" is "refit" with samples and "l2" without.
         recovery: "refit" on calibration samples, "data_free" on random inputs, "none"; "auto": by what there is.
         scope: cut where it costs least ("global"), or the same share everywhere ("uniform").
-        price: what a cut is to save: multiply-adds ("macs"), predicted time on the target ("latency"), or both.
+        price: what a cut is to save: multiply-adds ("macs"), predicted time on the target ("latency"), or both alike
+            ("both"); "auto": both, but time where a planner weighs it against other passes.
         steps: number of cuts, each followed by recovery and a new measure of importance.
         samples: most calibration samples used.
         align: channels kept are multiples of this; 0 takes the target's.
@@ -63,7 +64,7 @@ class PruneFilters:
     importance: Literal["auto", "refit", "activation", "l1", "l2", "batchnorm"] = "auto"
     recovery: Literal["auto", "refit", "data_free", "none"] = "auto"
     scope: Scope = "global"
-    price: Price = "both"
+    price: Literal["auto", "macs", "latency", "both"] = "auto"
     steps: int = 1
     samples: int = 512
     align: int = 0
@@ -93,7 +94,7 @@ class PruneFilters:
                 "no budget was given: say how far to cut with --max-macs 0.5, or with "
                 "--option prune_filters.max_macs=0.5"
             )
-        work = self._work(model, context)
+        work = self._work(model, context, "both")
         try:
             if self.share is not None:
                 yield _candidate(work, work.prune_evenly(self.share))
@@ -115,10 +116,12 @@ class PruneFilters:
             Declined: nothing can be cut.
             UsageError: as for ``candidates``.
         """
-        return PruneDial(self._work(model, context), _candidate)
+        return PruneDial(self._work(model, context, "latency"), _candidate)
 
-    def _work(self, model: onnx.ModelProto, context: Context) -> Pruning:
-        work = Pruning(model, self._settings(model, context), context)
+    def _work(self, model: onnx.ModelProto, context: Context, auto: Price) -> Pruning:
+        """Measure a model; ``auto``: the price where the option leaves it open."""
+        price = auto if self.price == "auto" else self.price
+        work = Pruning(model, self._settings(model, context, price), context)
         if len(work.path.steps) < 2:
             raise Declined("no group of channels can be cut", _report(work, None))
         return work
@@ -178,7 +181,7 @@ class PruneFilters:
                 high = share
         return low
 
-    def _settings(self, model: onnx.ModelProto, context: Context) -> Settings:
+    def _settings(self, model: onnx.ModelProto, context: Context, price: Price) -> Settings:
         known = {name for node in model.graph.node for name in (node.name or node.output[0],)}
         unknown = [name for name in self.exclude.split() if name not in known]
         if unknown:
@@ -191,7 +194,7 @@ class PruneFilters:
             raise UsageError(f"prune_filters.{what} needs calibration samples; give --data or --calibration-data")
         multiple = self.align or context.hardware.channel_multiple.get("float32", 1)
         exclude = frozenset(self.exclude.split())
-        return Settings(criterion, recovery, self.scope, self.price, self.samples, self.steps, multiple, exclude)
+        return Settings(criterion, recovery, self.scope, price, self.samples, self.steps, multiple, exclude)
 
 
 def _candidate(work: Pruning, found: Pruned) -> Candidate:

@@ -24,13 +24,16 @@ int8 (unsigned activations, signed weights, channels last):
 
 - Convolutions: 230 multiply-adds a nanosecond, inputs rounded to 4 and outputs to 16 (28x28, 64 inputs: 73, 73, 104,
   104 us with 20, 32, 36, 48 outputs), 0.1 ns for each element of the output, 0.8 ns for each tap of each pixel. Off
-  multiples of 4 on either side 1.4 times as much, below 16 outputs twice.
+  multiples of 4 on either side 1.4 times as much; below 16 outputs 1.7 times as much as with 16.
 - Grouped: the same for each block, and 5 ns and 5 more for each tap, for each pixel of each block.
 - Depthwise: 26 multiply-adds a nanosecond and 1.8 ns for each tap of each pixel, at multiples of 16; at multiples of 8
   1.5 times as much, else 3 times. So mostly it is no faster than in float.
 - Addition, concatenation, maximum and global average: 20 bytes a nanosecond whatever the channels. Other movement
   (transposition above all) is slower in int8 than in float.
 - Matrix products: 180 multiply-adds a nanosecond; one row of input: 60.
+- A convolution that stays in float among others in int8 has its input and output converted and transposed, 0.3 ns an
+  element; half of it is counted, for it may have neighbours in float. A depthwise convolution between pointwise ones
+  so comes out level with int8, as measured.
 
 Rounding in float goes by the multiple that the target names; on one without such multiples products are unrounded.
 """
@@ -58,6 +61,7 @@ DEPTH, COLUMNS = 4, 16
 # The same of int8.
 INT8_DENSE, INT8_DEPTHWISE, INT8_PRODUCT, INT8_ONE_ROW = 230.0, 26.0, 180.0, 60.0
 INT8_BYTES = 20.0
+CONVERTED = 0.15
 INT8_ELEMENT, INT8_TAP, INT8_BLOCK, INT8_BLOCK_TAP, INT8_DEPTHWISE_TAP = 0.1, 0.8, 5.0, 5.0, 1.8
 # Operators that move data in int8 without loss of speed.
 INT8_MOVEMENT = frozenset({"Add", "Concat", "GlobalAveragePool", "MaxPool"})
@@ -124,12 +128,18 @@ def int8_convolution(work: Convolution) -> Floats:
         return np.asarray(work.positions * each)
     inside, outside = work.inside // work.blocks, work.outside // work.blocks
     off = (inside % DEPTH != 0) | (outside % DEPTH != 0)
-    slow = np.where(off, 1.4, 1.0) * np.where(outside < COLUMNS, 2.0, 1.0)
+    slow = np.where(off, 1.4, 1.0)
     product = work.positions * work.blocks * (_up(inside, DEPTH) * _up(outside, COLUMNS)) / INT8_DENSE * slow
     windows = INT8_TAP * work.positions * (work.taps > 1)
     if work.blocks > 1:
         windows = work.blocks * (INT8_BLOCK * work.pixels + INT8_BLOCK_TAP * work.positions)
-    return np.asarray(product + INT8_ELEMENT * work.pixels * work.outside + windows)
+    narrow = np.where(outside < COLUMNS, 1.7, 1.0)
+    return np.asarray(narrow * (product + INT8_ELEMENT * work.pixels * work.outside + windows))
+
+
+def conversions(work: Convolution) -> Floats:
+    """Time that a convolution in float costs among others in int8."""
+    return np.asarray(CONVERTED * work.pixels * (work.inside + work.outside))
 
 
 def float_movement(elements: Counts, ragged: npt.NDArray[np.bool_]) -> Floats:

@@ -1,8 +1,7 @@
 """Multiply-adds and predicted time of a network as functions of how many channels each group keeps.
 
 The time is computed, not measured, so that plans are reproducible: ``kernels`` has the formulas. Where int8 follows,
-each node takes the better of its times in float32 and in int8; conversions between the two are left out, for which
-nodes they fall on is not known before precisions are chosen.
+each node takes the better of its times in float32 and in int8.
 """
 
 from __future__ import annotations
@@ -183,7 +182,7 @@ def _convolution(
         sized = work(removed)
         found = kernels.float_convolution(sized, target.multiple)
         if target.int8 and not transposed:
-            found = np.minimum(found, kernels.int8_convolution(sized))
+            found = np.minimum(found + kernels.conversions(sized), kernels.int8_convolution(sized))
         return kernels.NODE + found
 
     return macs, time

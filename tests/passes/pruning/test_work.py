@@ -12,6 +12,7 @@ import pytest
 from graphopt.passes.base import Candidate, Context, Dial, Goals, Origin, Priced
 from graphopt.passes.prune_filters import PruneFilters
 from graphopt.passes.pruning.curves import UNIT, Curve
+from graphopt.passes.pruning.plan import Path, Step
 from graphopt.passes.pruning.work import Pruning, Settings
 from graphopt.targets import load_target
 from tests.passes.pruning.nets import samples
@@ -162,3 +163,14 @@ def test_pruning_is_open_ended_unless_told_how_far() -> None:
     assert not PruneFilters().open_ended(Goals(max_macs=0.5))
     assert not PruneFilters(max_macs=0.5).open_ended(Goals())
     assert not PruneFilters(share=0.5).open_ended(Goals())
+
+
+def test_a_dial_plans_by_time_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(Pruning, "__post_init__", lambda self: asked.append(self.settings.price))
+    monkeypatch.setattr(Pruning, "path", Path((Step({}, 1.0, 1.0, 0.0),) * 2, 1.0))
+    original = net()
+    for one in (PruneFilters(), PruneFilters(price="macs")):
+        one.dial(original, context(original))
+
+    assert asked == ["latency", "macs"]
