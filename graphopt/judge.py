@@ -28,8 +28,8 @@ HOW_TO_GIVE = "give samples with --data (data= in Python)"
 
 
 # Who takes the boldest of many models that hold on a few samples takes the luckiest: on others its metric falls more.
-# Choices therefore add so many standard errors to what they measure.
-CAUTION = 0.5
+# Choices therefore add that part of a standard error to what they measure.
+CAUTION = 0.25
 Z95 = 1.96
 
 
