@@ -15,26 +15,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, get_args
+from typing import ClassVar, get_args
 
 import onnx
 
 from graphopt.errors import UsageError
-from graphopt.passes.base import Candidate, Context, Declined, Dial, Goals, Kept, PassReport, Skip
-from graphopt.passes.pruning.work import fit_summary
+from graphopt.passes.base import Candidate, Context, Declined, Dial, Goals
+from graphopt.passes.separable.dial import SeparationDial
 from graphopt.passes.separable.factors import Form
 from graphopt.passes.separable.ranks import Plan, made, path, within
 from graphopt.passes.separable.settings import LayoutOption, Settings
+from graphopt.passes.separable.telling import candidate_of, report_of
 from graphopt.passes.separable.work import Separated, Separation
 
 # Models made on the way to the boldest plan that holds the accuracy, by bisection.
 TRIALS = 6
 # Gentler candidates after one that did not hold.
 GENTLER = 3
-# Reasons listed of layers that stay.
-MOST_REASONS = 50
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ class SeparateConvolutions:
         work = self._open(model, context)
         try:
             if self.rank:
-                yield _candidate(work, work.separate(_best_at_rank(work)))
+                yield candidate_of(work, work.separate(_best_at_rank(work)))
             elif budget is not None:
                 yield self._to_budget(work, budget, goals.original_macs)
             else:
@@ -126,10 +125,10 @@ class SeparateConvolutions:
         work = Separation(model, settings, context)
         if not work.places:
             work.close()
-            raise Declined("no convolution can be separated", _report(work, None))
+            raise Declined("no convolution can be separated", report_of(work, None))
         if not work.measured.choices:
             work.close()
-            raise Declined("no convolution would be faster", _report(work, None))
+            raise Declined("no convolution would be faster", report_of(work, None))
         return work
 
     def _to_budget(self, work: Separation, budget: float, original_macs: int | None) -> Candidate:
@@ -143,9 +142,9 @@ class SeparateConvolutions:
             reached = least.macs * work.macs / (original_macs or work.macs)
             raise Declined(
                 f"{budget:.1%} of the multiply-adds cannot be reached: the least that is faster leaves {reached:.1%}",
-                _report(work, None),
+                report_of(work, None),
             )
-        return _candidate(work, work.separate(plan))
+        return candidate_of(work, work.separate(plan))
 
     def _to_threshold(self, work: Separation, context: Context) -> Iterator[Candidate]:
         """Find the boldest plan that holds the accuracy; then gentler ones."""
@@ -166,37 +165,15 @@ class SeparateConvolutions:
             else:
                 high = middle
         if best is None:
-            raise Declined("even the gentlest substitution tried costs more accuracy than allowed", _report(work, None))
-        yield _candidate(work, best)
+            raise Declined(
+                "even the gentlest substitution tried costs more accuracy than allowed", report_of(work, None)
+            )
+        yield candidate_of(work, best)
         for _ in range(GENTLER):
             low = low * 2 // 3
             if low == 0:
                 return
-            yield _candidate(work, work.separate(plans[low]))
-
-
-class SeparationDial:
-    """Substitution that is told again and again what noise is worth; see ``graphopt.passes.base.Dial``."""
-
-    def __init__(self, work: Separation) -> None:
-        self._work = work
-        self._done: dict[tuple[tuple[str, str, int], ...], Candidate] = {}
-
-    def at(self, price: float, model: onnx.ModelProto, kept: Kept, *, recover: bool) -> Candidate | None:
-        """Separate what pays at a price; None where nothing does."""
-        plan = self._work.plan_for(price, model)
-        if not plan.chosen:
-            return None
-        if model is not self._work.model or not recover:
-            return _candidate(self._work, self._work.separate(plan, model, kept, recover=recover), kept)
-        key = tuple((name, option.form, option.rank) for name, option in plan.chosen.items())
-        if key not in self._done:
-            self._done[key] = _candidate(self._work, self._work.separate(plan), kept)
-        return self._done[key]
-
-    def close(self) -> None:
-        """Give memory and files back."""
-        self._work.close()
+            yield candidate_of(work, work.separate(plans[low]))
 
 
 def _best_at_rank(work: Separation) -> Plan:
@@ -204,53 +181,6 @@ def _best_at_rank(work: Separation) -> Plan:
     found = work.measured
     chosen = {choice.layer: min(choice.options, key=lambda option: option.loss) for choice in found.choices}
     return made(found.choices, found.totals, chosen)
-
-
-def _candidate(work: Separation, found: Separated, kept: Kept | None = None) -> Candidate:
-    layers = len(found.plan.chosen)
-    label = f"{layers} convolution{'' if layers == 1 else 's'} separated"
-    remaining = work.origin.kept if kept is None else kept
-    return Candidate(found.model, _report(work, found), label, kept=remaining)
-
-
-def _report(work: Separation, found: Separated | None) -> PassReport:
-    skipped = list(work.skipped)
-    if found is None and not work.places:
-        return PassReport(0, _shortened(skipped))
-    skipped += work.measured.skipped
-    if found is None:
-        return PassReport(0, _shortened(skipped))
-    nodes = {place.name: place.node for place in work.places}
-    skipped += found.failed
-    gone = {skip.where for skip in skipped}
-    skipped += [
-        Skip(nodes[choice.layer], "no form saves enough for the accuracy that it costs")
-        for choice in work.measured.choices
-        if choice.layer not in found.plan.chosen and nodes[choice.layer] not in gone
-    ]
-    details: dict[str, Any] = {
-        "layers": {
-            nodes[name]: {
-                "form": option.form,
-                "rank": option.rank,
-                "layout": option.layout,
-                "loss": float(f"{option.loss:.3g}"),
-            }
-            for name, option in found.plan.chosen.items()
-        },
-        "predicted_speedup": round(1 / found.plan.time, 3) if not work.settings.rank else None,
-        "refit": fit_summary(found.fits),
-    }
-    if found.macs is not None:
-        details["macs_share"] = round(found.macs / work.macs, 4)
-    return PassReport(len(found.plan.chosen), _shortened(skipped), details)
-
-
-def _shortened(skipped: Sequence[Skip]) -> tuple[Skip, ...]:
-    if len(skipped) <= MOST_REASONS:
-        return tuple(skipped)
-    more = len(skipped) - MOST_REASONS
-    return (*skipped[:MOST_REASONS], Skip(f"{more} more layers", "see graphopt inspect"))
 
 
 __all__ = ["SeparateConvolutions"]

@@ -9,9 +9,10 @@ import numpy as np
 
 from graphopt.graph.cost import cost
 from graphopt.passes.separable.factors import Form, Geometry
+from graphopt.passes.separable.piece import Piece, alone, separated_alone
 from graphopt.passes.separable.places import Place
 from graphopt.passes.separable.settings import LayoutOption
-from graphopt.passes.separable.times import FormTimes, Piece, alone, separated_alone
+from graphopt.passes.separable.times import FormTimes
 from graphopt.passes.separable.write import Layout, can_write
 
 # Ranks of the spatial form that are tried, as shares of the narrower side's channels.

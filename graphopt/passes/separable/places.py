@@ -10,7 +10,7 @@ import onnx
 from graphopt.passes.base import Skip
 from graphopt.passes.separable.decompose import geometry_of
 from graphopt.passes.separable.factors import Geometry
-from graphopt.passes.separable.times import Piece
+from graphopt.passes.separable.piece import Piece
 from graphopt.recovery.layers import Layer, find_layers
 from graphopt.recovery.net import Net
 

@@ -8,14 +8,14 @@ precision in which the whole is fastest (``quantize_int8.cut``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Collection, Mapping
 from itertools import pairwise
 from time import perf_counter
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from graphopt import runtime
 from graphopt.cache import Store
@@ -27,13 +27,12 @@ from graphopt.passes.quantize_int8.cut import cheapest, microseconds
 from graphopt.passes.quantize_int8.kernels import BoundaryTime, Feed, KernelTimes, UnitTime, measure_all
 from graphopt.passes.quantize_int8.merged import measured_pairs
 from graphopt.passes.quantize_int8.units import Role, Unit, find_units
-from graphopt.passes.separable.factors import Factors, Form, Geometry
-from graphopt.passes.separable.write import Layout, can_write, write
+from graphopt.passes.separable.factors import Form, Geometry
+from graphopt.passes.separable.piece import OPSET, Piece, alone, known_shapes, model_of, separated_alone
+from graphopt.passes.separable.write import Layout, can_write
 from graphopt.targets.schema import Int8Rules
 
 LAYOUTS: tuple[Layout, ...] = ("sum", "concat", "multiplier")
-# Per-channel scales need 13; no operator used here changed since. ONNX Runtime's time does not depend on it.
-OPSET, IR_VERSION = 17, 8
 # Runs of the chain of tiny nodes that tells what the profiler itself takes.
 CHAIN, CHAIN_RUNS = 64, 100
 # Runs of a whole model.
@@ -42,35 +41,6 @@ NET_RUNS = 10
 LEAST_SHARE = 0.1
 # Layouts that are so many times as slow as the best at this rank are not measured at others.
 TYPICAL_RANK, HOPELESS = 2, 1.3
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A convolution and what ONNX Runtime merges into it.
-
-    Attributes:
-        node: a Conv or ConvTranspose; of it the operator and the attributes count.
-        weight: shape of its weights.
-        bias: whether it has a bias.
-        input: shape of what it reads.
-        residual: whether its output goes straight into an Add with a tensor of its shape.
-        activation: whether a Relu or Clip follows, after the Add if there is one.
-    """
-
-    node: onnx.NodeProto
-    weight: tuple[int, ...]
-    bias: bool
-    input: tuple[int, ...]
-    residual: bool = False
-    activation: bool = False
-
-    @property
-    def key(self) -> tuple[object, ...]:
-        """What decides its time."""
-        given = sorted(self.node.attribute, key=lambda each: each.name)
-        attributes = tuple(each.SerializeToString(deterministic=True) for each in given)
-        sizes = self.weight, self.bias, self.input, self.residual, self.activation
-        return self.node.op_type, attributes, *sizes
 
 
 class FormTimes:
@@ -132,7 +102,7 @@ class FormTimes:
         So conversions are paid once a layer, as in a chain of such pieces.
         """
         units = find_units(model)
-        shapes = _shapes(model)
+        shapes = known_shapes(model)
         kernels = KernelTimes(model, units, shapes, self._rules, self._store)
         times = {unit.index: kernels.unit(unit, self._threads) for unit in units.all}
         pairs = measured_pairs(units, lambda first, second: kernels.saved(first, second, self._threads))
@@ -157,14 +127,18 @@ class FormTimes:
 
     def net(self, model: onnx.ModelProto, feed: Feed) -> float:
         """Microseconds of a whole model for one input, in the best mixture."""
-        profiled = runtime.profile(model, feed, runs=NET_RUNS, threads=self._threads)
-        in_float = sum(max(each.quickest - self._profiling(), 0.0) for each in profiled)
+        key = f"net/{self._threads}/{_structure(model, feed)}"
+        in_float = self._store.get(key)
+        if in_float is None:
+            profiled = runtime.profile(model, feed, runs=NET_RUNS, threads=self._threads)
+            in_float = sum(max(each.quickest - self._profiling(), 0.0) for each in profiled)
+            self._store.put(key, in_float)
         if self._rules is None:
-            return in_float
+            return float(in_float)
         try:
             model, _ = upgrade_opset(model, OPSET)
         except UnsupportedModelError:
-            return in_float
+            return float(in_float)
         units = find_units(model, {name: found.dtype for name, found in infer_types(model).items() if found.dtype})
         able = [unit for unit in units.all if unit.role is not Role.FLOAT]
         names = dict.fromkeys(name for unit in able for name in (*unit.inputs, *unit.outputs))
@@ -178,7 +152,7 @@ class FormTimes:
 
         mixed = cheapest(units, times, boundary, pairs=pairs)
         before, after = (microseconds(units, times, boundary, pairs, int8) for int8 in (frozenset[int](), mixed))
-        return max(in_float - (before - after), LEAST_SHARE * in_float)
+        return float(max(in_float - (before - after), LEAST_SHARE * in_float))
 
     def _profiling(self) -> float:
         """Microseconds by which ONNX Runtime's profiler makes a kernel look longer than it is with its dispatch."""
@@ -198,88 +172,23 @@ def _paid_in_float(unit: Unit, time: UnitTime, ends: Collection[str], crossing: 
     return UnitTime(time.float32 + more, time.int8)
 
 
-def alone(piece: Piece) -> onnx.ModelProto:
-    """Return a model of just a piece, with random weights; the convolution writes ``y``.
-
-    Raises:
-        UnsupportedModelError: the sizes do not fit each other.
-    """
-    rng = np.random.default_rng(0)
-    node = onnx.NodeProto(op_type=piece.node.op_type, name="piece", attribute=piece.node.attribute)
-    node.input.extend(["x", "w", "b"][: 3 if piece.bias else 2])
-    node.output.append("y")
-    constants = [numpy_helper.from_array(rng.standard_normal(piece.weight, dtype=np.float32), "w")]
-    if piece.bias:
-        groups = next((each.i for each in node.attribute if each.name == "group"), 1)
-        filters = piece.weight[0] if node.op_type == "Conv" else piece.weight[1] * groups
-        constants.append(numpy_helper.from_array(rng.standard_normal(filters, dtype=np.float32), "b"))
-    model = _model([node], {"x": piece.input}, "y", constants)
-    shape = _shapes(model).get("y")
-    if shape is None:
-        raise UnsupportedModelError(f"the sizes of {piece.node.name or piece.node.output[0]} do not fit each other")
-    nodes, inputs = [node], {"x": piece.input}
-    if piece.residual:
-        nodes.append(helper.make_node("Add", [nodes[-1].output[0], "other"], ["sum"]))
-        inputs["other"] = shape
-    if piece.activation:
-        nodes.append(helper.make_node("Relu", [nodes[-1].output[0]], ["activated"]))
-    return _model(nodes, inputs, nodes[-1].output[0], constants)
-
-
-def separated_alone(piece: Piece, geometry: Geometry, form: Form, rank: int, layout: Layout) -> onnx.ModelProto:
-    """Return a model of just a piece in a form, with random weights."""
-    return write(alone(piece), {"y": some_factors(geometry, form, rank)}, {"y": layout})
-
-
-def _model(
-    nodes: Sequence[onnx.NodeProto],
-    inputs: Mapping[str, tuple[int, ...]],
-    output: str,
-    constants: Sequence[onnx.TensorProto],
-) -> onnx.ModelProto:
-    graph = helper.make_graph(
-        nodes,
-        "piece",
-        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in inputs.items()],
-        [helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None)],
-        initializer=constants,
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-
-
-def some_factors(geometry: Geometry, form: Form, rank: int) -> Factors:
-    """Random factors of a form: their sizes decide the time."""
-    rng = np.random.default_rng(0)
-    groups, channels, filters = geometry.groups, geometry.channels, geometry.filters
-    head = geometry.kernel[0]
-    first, second = {
-        "depthwise_first": ((channels, geometry.taps), (channels, filters)),
-        "pointwise_first": ((channels, filters), (filters, geometry.taps)),
-        "spatial": ((channels, head), (filters, geometry.taps // head)),
-    }[form]
-    return Factors(
-        form,
-        geometry,
-        rng.standard_normal((groups, rank, *first), dtype=np.float32),
-        rng.standard_normal((groups, rank, *second), dtype=np.float32),
-    )
-
-
-def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors whose sizes are all known."""
-    known: dict[str, tuple[int, ...]] = {}
-    for name, found in infer_types(model).items():
-        sizes = [size for size in found.shape or () if isinstance(size, int)]
-        if found.shape is not None and len(sizes) == len(found.shape):
-            known[name] = tuple(sizes)
-    return known
+def _structure(model: onnx.ModelProto, feed: Feed) -> str:
+    """Name what decides the time of a model: nodes, sizes of weights and of inputs."""
+    digest = hashlib.sha256()
+    for node in model.graph.node:
+        if node.op_type != "Constant":
+            digest.update(node.SerializeToString(deterministic=True))
+    sizes = [(tensor.name, list(tensor.dims)) for tensor in model.graph.initializer]
+    sizes += [(name, list(values.shape)) for name, values in sorted(feed.items())]
+    digest.update(repr(sizes).encode())
+    return digest.hexdigest()[:32]
 
 
 def _profiling_overhead(threads: int) -> float:
     """Measure it on a chain of nodes that have next to nothing to do."""
     names = ["x", *(f"t{number}" for number in range(CHAIN))]
     nodes = [helper.make_node("Sqrt", [before], [after]) for before, after in pairwise(names)]
-    model = _model(nodes, {"x": (16,)}, names[-1], [])
+    model = model_of(nodes, {"x": (16,)}, names[-1], [])
     feed = {"x": np.ones(16, np.float32)}
     profiled = sum(each.quickest for each in runtime.profile(model, feed, runs=CHAIN_RUNS, threads=threads)) / CHAIN
     opened = runtime.session(model, threads=threads)
