@@ -102,9 +102,7 @@ class _Search:
     _tried: dict[tuple[str, ...], Tried] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        goals = replace(self.context.goals, int8_follows=any(map(quantizes, self._behind)))
-        context = replace(self.context, goals=goals)
-        self.mixer = Mixer(self.current, self._dials(context))
+        self.mixer = Mixer(self.current)
 
     @property
     def context(self) -> Context:
@@ -120,6 +118,10 @@ class _Search:
         drop = self.context.goals.drop
         assert drop is not None, "composable asks for it"
         plain = self._finished(Mixed(self.current))
+        # Where int8 does not pay, what is left is timed in float.
+        int8 = any(one.candidate is not None for one in plain.followed) and any(map(quantizes, self._behind))
+        goals = replace(self.context.goals, int8_follows=int8)
+        self.mixer.dials.update(self._dials(replace(self.context, goals=goals)))
         allowed = self.context.goals.max_drop
         allowed -= min(self._used(plain), MOST_RESERVED * allowed)
         found = [plain] if plain.model is not self.current else []

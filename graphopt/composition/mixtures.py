@@ -44,9 +44,9 @@ class Mixer:
         failures: passes that failed, and how.
     """
 
-    def __init__(self, model: onnx.ModelProto, dials: Mapping[str, Dial]) -> None:
+    def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
-        self.dials = dict(dials)
+        self.dials: dict[str, Dial] = {}
         self.failures: dict[str, str] = {}
 
     def mix(self, names: Sequence[str], price: float) -> Mixed:
