@@ -24,8 +24,8 @@ HALF_STEPS: dict[Form, tuple[HalfStep, HalfStep]] = {
     "pointwise_first": (solvers.best_pointwise_before, solvers.best_depthwise_behind),
     "spatial": (solvers.best_rows, solvers.best_columns),
 }
-# Beyond so many unknowns the unrestricted solution, where fits may start from, is not worth its time.
-MOST_UNRESTRICTED = 2600
+# A turn that lowers the error by a smaller share than this is the last.
+LEAST_GAIN = 0.01
 
 
 def fit(start: Factors, fitting: Normal, *, ridge: float, sweeps: int) -> Factors:
@@ -92,15 +92,16 @@ class LowRank:
         geometry: sizes of the layer.
         form: which factors.
         rank: number of terms.
-        sweeps: turns of the alternating fit.
-        ridges: ridges to choose from on the positions held out, relative to the mean square of a centred input.
+        sweeps: most turns of the alternating fit; it ends where turns are hardly worth while any more.
+        ridges: ridges to choose from on the positions held out, relative to the mean square of a centred input; tried
+            from the largest on, each from what the one before found.
     """
 
     geometry: Geometry
     form: Form
     rank: int
-    sweeps: int = 3
-    ridges: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1)
+    sweeps: int = 12
+    ridges: tuple[float, ...] = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 
     def fit(self, fitting: Normal, held_out: Normal) -> Factors:
         """Return the factors that come closest to the target; fitted on all positions in the end.
@@ -108,23 +109,34 @@ class LowRank:
         Raises:
             ValueError: the rank is none that the form can have, or the moments are not finite.
         """
-        # One turn tells which ridge suits; which start does takes all.
-        tried = []
-        for ridge in self.ridges:
-            found = fit(self._start(fitting, ridge, fitting.gram), fitting, ridge=ridge, sweeps=1)
-            tried.append((held_out.error(found.matrix()), ridge, found))
-        _, ridge, weighed = min(tried, key=lambda each: each[0])
-        found = fit(weighed, fitting, ridge=ridge, sweeps=self.sweeps - 1)
-        other = fit(self._start(fitting, ridge, None), fitting, ridge=ridge, sweeps=self.sweeps)
-        if held_out.error(other.matrix()) < held_out.error(found.matrix()):
-            found = other
-        return fit(found, fitting.joined(held_out), ridge=ridge, sweeps=2)
+        ridges = sorted(self.ridges, reverse=True)
+        best = self._start(fitting, held_out, ridges[0])
+        error, chosen = held_out.error(best.matrix()), None
+        found = best
+        for ridge in ridges:
+            found = fit(found, fitting, ridge=ridge, sweeps=1)
+            now = held_out.error(found.matrix())
+            if now >= error:
+                break
+            best, error, chosen = found, now, ridge
+        if chosen is None:
+            return best
+        for _ in range(self.sweeps - len(ridges)):
+            found = fit(best, fitting, ridge=chosen, sweeps=1)
+            now = held_out.error(found.matrix())
+            if now >= error:
+                break
+            best, gain, error = found, 1 - now / error, now
+            if gain < LEAST_GAIN:
+                break
+        return fit(best, fitting.joined(held_out), ridge=chosen, sweeps=1)
 
-    def _start(self, normal: Normal, ridge: float, gram: Array | None) -> Factors:
-        wanted = normal.weights
-        if wanted is None or normal.gram.shape[-1] <= MOST_UNRESTRICTED:
-            wanted = unrestricted(normal, ridge)
-        return decompose(wanted, self.geometry, self.form, self.rank, gram)
+    def _start(self, fitting: Normal, held_out: Normal, ridge: float) -> Factors:
+        wanted = fitting.weights
+        if wanted is None:
+            wanted = unrestricted(fitting, ridge)
+        starts = [decompose(wanted, self.geometry, self.form, self.rank, gram) for gram in (None, fitting.gram)]
+        return min(starts, key=lambda each: held_out.error(each.matrix()))
 
 
 def unrestricted(normal: Normal, ridge: float) -> Array:
