@@ -296,3 +296,48 @@ def test_through_the_front_door() -> None:
 
     assert error(net(), found) < 0.2
     assert ops(found).count("Conv") > 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(
+            """g (float[1,8,20] x) => (float[1,12,10] y) <float[12,4,5] w, float[12] b>
+            { y = Conv<group=2, strides=[2], pads=[2,2]>(x, w, b) }""",
+            id="one axis, groups, strides",
+        ),
+        pytest.param(
+            """g (float[1,6,5,5] x) => (float[1,8,10,10] y) <float[6,8,3,3] w, float[8] b>
+            { y = ConvTranspose<strides=[2,2], pads=[1,1,1,1], output_padding=[1,1]>(x, w, b) }""",
+            id="transposed",
+        ),
+        pytest.param(
+            """g (float[1,4,6,6,6] x) => (float[1,6,6,6,6] y) <float[6,4,3,3,3] w>
+            { y = Conv<auto_pad="SAME_UPPER">(x, w) }""",
+            id="three axes, padded by itself",
+        ),
+        pytest.param(
+            """g (float[1,6,9,9] x) => (float[1,8,9,7] y) <float[8,6,3,5] w, float[8] b>
+            { y = Conv<dilations=[2,1], pads=[2,1,2,1]>(x, w, b) }""",
+            id="dilated, not square",
+        ),
+    ],
+)
+@pytest.mark.parametrize("forms", ["depthwise_first", "pointwise_first", "spatial"])
+def test_every_kind_of_convolution_is_separated_and_exact_at_full_rank(text: str, forms: str) -> None:
+    proto = model(text)
+    shape = next(iter(runtime.input_specs(proto))).shape or ()
+    rng = np.random.default_rng(2)
+    feeds = [{"x": rng.normal(size=shape).astype(np.float32)} for _ in range(10)]
+    given = replace(context(), calibration=feeds, shapes=None)
+
+    try:
+        coarse = first(SeparateConvolutions(rank=1, forms=forms), proto, given)
+    except Declined:
+        assert forms == "spatial"  # one axis has no other one
+        return
+    exact = first(SeparateConvolutions(rank=10_000, forms=forms), proto, given)
+
+    for found, most in ((coarse, 1.0), (exact, 1e-8)):
+        wanted, got = (outputs(each, feeds[0])["y"] for each in (proto, found.model))
+        assert np.square(got - wanted).sum() <= most * np.square(wanted).sum()
