@@ -30,7 +30,7 @@ TRIALS = ((2e8, 7, 5), (1e9, 6, 4), (float("inf"), 5, 0))
 # What passes without a price may use up of the accuracy before others get less than half of it.
 MOST_RESERVED = 0.5
 # By how much the price rises where a mixture does not hold, and how often for the passes behind it.
-GENTLER = 1.5
+GENTLER = 1.25
 RETRIES = 3
 
 
