@@ -64,8 +64,9 @@ def approximate_passes() -> list[str]:
 def graphopt(case: corpus.Case, folder: Path, variant: str, keywords: dict[str, Any]) -> dict[str, Any]:
     """graphopt on a net, in its own process; `variant` names the files."""
     kept, output = folder / f"{variant}.json", folder / f"{variant}.onnx"
-    if kept.is_file():
-        return dict(json.loads(kept.read_text()))
+    known = stored(kept)
+    if known and known["error"] is None:  # what failed may have been interrupted
+        return known
     folder.mkdir(parents=True, exist_ok=True)
     output.unlink(missing_ok=True)
     order = {

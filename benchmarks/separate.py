@@ -27,7 +27,7 @@ import onnx
 
 from benchmarks import corpus, separate_report
 from benchmarks.costs import run_worker
-from benchmarks.cpu import training_images
+from benchmarks.cpu import stored, training_images
 from benchmarks.measure import interleaved, machine
 from benchmarks.prune import top1
 
@@ -53,8 +53,9 @@ def counted(model: onnx.ModelProto) -> dict[str, int]:
 def make(folder: Path, variant: str, order: dict[str, Any]) -> dict[str, Any]:
     """What graphopt made of a model by `order`; from the folder where it was made before."""
     kept, output = folder / f"{variant}.json", folder / f"{variant}.onnx"
-    if kept.is_file():
-        return dict(json.loads(kept.read_text()))
+    known = stored(kept)
+    if known and known["error"] is None:  # what failed may have been interrupted
+        return known
     folder.mkdir(parents=True, exist_ok=True)
     output.unlink(missing_ok=True)
     cost = run_worker("benchmarks.separate_graphopt", {"output": str(output), **order})
