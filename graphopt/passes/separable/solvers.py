@@ -15,8 +15,9 @@ from graphopt.passes.separable.factors import Array
 
 # Systems of up to so many unknowns are solved exactly, larger ones by conjugate gradients.
 MOST_EXACT = 1600
-# Conjugate gradients end when this share of the residual's energy is left, or after so many steps.
-CLOSE_ENOUGH, MOST_STEPS = 1e-8, 30
+# Conjugate gradients end when this share of the residual's energy is left, or after so many steps: the next turn goes
+# on from there.
+CLOSE_ENOUGH, MOST_STEPS = 1e-6, 15
 # Added to the diagonal of every system, over its mean: factors may be degenerate.
 JITTER = 1e-12
 # Bytes of the filters' systems that are held at once.
