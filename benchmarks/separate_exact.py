@@ -1,7 +1,7 @@
 """Is separation exact at full rank? Every convolution of many networks, alone and in place.
 
     OPENBLAS_NUM_THREADS=1 python -m benchmarks.separate_exact MODEL_OR_FOLDER ... [--operators] [--whole]
-        [--out results.jsonl]
+        [--out results.jsonl] [--table results.md]
 
 Each Conv and ConvTranspose (of subgraphs too) is taken out with its attributes and weights, fed noise of a few output
 positions, and written as its factors at full rank in every form and layout that can be written. Said is the largest
@@ -47,6 +47,14 @@ LIMIT, HALF_LIMIT = 2e-5, 5e-3
 ROUNDINGS = 10
 # The spatial form's rank grows with the channels: beyond this an eigendecomposition takes a minute.
 LARGEST_RANK = 1024
+
+
+HEADER = """# Separation at full rank
+
+Written by `python -m benchmarks.separate_exact`: every convolution alone, written as its factors at full rank, against
+the original; differences over the largest output, ONNX Runtime's optimizations off.
+
+"""
 
 
 @dataclass
@@ -303,9 +311,21 @@ def operator_tests(seen: set[bytes]) -> Iterator[Found]:
         yield found
 
 
+def stored(path: Path) -> Iterator[Found]:
+    """What an earlier run wrote by ``--out``."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        found = Found(**json.loads(line))
+        for name in ("refused", "written", "unwritten"):
+            setattr(found, name, Counter(getattr(found, name)))
+        yield found
+
+
 def results(paths: list[Path], operators: bool, whole: bool) -> Iterator[Found]:
     seen: set[bytes] = set()
     for path in paths:
+        if path.suffix == ".jsonl":
+            yield from stored(path)
+            continue
         yield network(path, seen, whole)
         gc.collect()
     if operators:
@@ -336,10 +356,11 @@ def table(every: list[Found]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", type=Path, help="networks, or folders of them")
+    parser.add_argument("models", nargs="*", type=Path, help="networks, folders of them, or results of --out")
     parser.add_argument("--operators", action="store_true", help="onnx's operator tests, too")
     parser.add_argument("--whole", action="store_true", help="whole networks, too")
     parser.add_argument("--out", type=Path, help="append one JSON line a network")
+    parser.add_argument("--table", type=Path, help="write the table of all here, as Markdown")
     options = parser.parse_args()
     paths = [path for given in options.models for path in (sorted(given.glob("*.onnx")) if given.is_dir() else [given])]
     every = []
@@ -354,6 +375,8 @@ def main() -> int:
             with options.out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(vars(found)) + "\n")
     print(f"\n{table(every)}")
+    if options.table is not None:
+        options.table.write_text(HEADER + f"```\n{table(every)}\n```\n", encoding="utf-8")
     return 1 if any(found.faults for found in every) else 0
 
 
