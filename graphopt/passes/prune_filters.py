@@ -26,7 +26,9 @@ from graphopt.passes.pruning.dial import PruneDial
 from graphopt.passes.pruning.importance import Criterion
 from graphopt.passes.pruning.plan import Price, Scope
 from graphopt.passes.pruning.remaining import composed
-from graphopt.passes.pruning.work import Pruned, Pruning, Recovery, Settings, fit_summary
+from graphopt.passes.pruning.result import Pruned, fit_summary
+from graphopt.passes.pruning.settings import Recovery, Settings
+from graphopt.passes.pruning.work import Pruning
 
 # Shares tried on the way to the strongest cut that holds the accuracy, by bisection on a logarithmic scale.
 TRIALS = 6

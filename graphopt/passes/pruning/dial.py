@@ -9,7 +9,8 @@ import onnx
 
 from graphopt.passes.base import Candidate, Kept, Origin
 from graphopt.passes.pruning.remaining import composed
-from graphopt.passes.pruning.work import Pruned, Pruning
+from graphopt.passes.pruning.result import Pruned
+from graphopt.passes.pruning.work import Pruning
 
 
 class PruneDial:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -17,94 +16,12 @@ import numpy as np
 from graphopt.channels import Dependencies
 from graphopt.passes.pruning.alignment import Ladder
 from graphopt.passes.pruning.curves import Curve
+from graphopt.passes.pruning.path import Path, Step
 from graphopt.passes.pruning.times import Costs
-
-# Time saved for each unit of harm over that of the last step alone.
-ON_AVERAGE = 2.0
 
 # What a step is paid in: multiply-adds, predicted time, or both alike (the mean of the two shares).
 Price: TypeAlias = Literal["macs", "latency", "both"]
 Scope: TypeAlias = Literal["global", "uniform"]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One plan of the path.
-
-    Attributes:
-        kept: channels that each group keeps, by number of the group; groups left whole are left out.
-        macs: multiply-adds as a share of the whole model's.
-        time: predicted time as a share of the whole model's.
-        noise: predicted noise-to-signal power at the outputs.
-        harm: the same, groups that lose much weighing more than others (``Curve.harm``).
-    """
-
-    kept: Mapping[int, int]
-    macs: float
-    time: float
-    noise: float
-    harm: float = 0.0
-
-
-@dataclass(frozen=True)
-class Path:
-    """Plans from the whole model to the smallest, each a cut of the one before.
-
-    Attributes:
-        steps: the plans; the first removes nothing.
-        time: predicted nanoseconds of the whole model.
-    """
-
-    steps: tuple[Step, ...]
-    time: float
-    _walk: _Walk | None = field(default=None, repr=False, compare=False)
-
-    def within(self, macs: float) -> Step:
-        """The plan for a share of multiply-adds: the first of the path within it, with what fits given back.
-
-        The step that crosses the budget may overshoot it by far, where a wide residual stream is cut. Then other groups
-        get channels back, those first whose loss is predicted to make the most noise.
-        """
-        step = self.at(macs=macs)
-        return step if self._walk is None or step.macs > macs else self._walk.given_back(step, macs)
-
-    def at(self, *, macs: float | None = None, speedup: float | None = None, noise: float | None = None) -> Step:
-        """The first plan that is within every budget given; the last where none is.
-
-        Args:
-            macs: share of the multiply-adds that may remain.
-            speedup: predicted speed-up to reach.
-            noise: predicted noise that the plan must have reached (for steps of about equal damage).
-        """
-        for step in self.steps:
-            if macs is not None and step.macs > macs:
-                continue
-            if speedup is not None and step.time * speedup > 1:
-                continue
-            if noise is not None and step.noise < noise:
-                continue
-            return step
-        return self.steps[-1]
-
-    def at_price(self, price: float) -> Step:
-        """The plan that gives up most time where one unit of noise is worth ``price``.
-
-        It is the furthest that is faster than all before it and whose time saved, for each unit of harm, is worth twice
-        the price on average: on paths whose saving goes by the root of the harm, the last step then just pays. Going by
-        each step alone would leave out all plans between the corners of the path's convex hull, which lie far apart
-        where many channels go at once.
-
-        Args:
-            price: share of the whole model's predicted time that a noise-to-signal power of 1 at the outputs must
-                save: at a price of 20 the last step may add 1 % of noise (20 dB) for each 20 % of the time.
-        """
-        found = self.steps[0]
-        fastest = found.time
-        for step in self.steps:
-            if step.time < fastest and 1 - step.time >= ON_AVERAGE * price * step.harm:
-                found = step
-            fastest = min(fastest, step.time)
-        return found
 
 
 def plan_path(
@@ -173,7 +90,7 @@ class _Walk:
                 self._take(self.ladders[number], place)
             places[number] = target
             push(number)
-        return Path(tuple(self.steps), self.full_time, self)
+        return Path(tuple(self.steps), self.full_time, self.given_back)
 
     def uniform(self) -> Path:
         moves = [
@@ -184,7 +101,7 @@ class _Walk:
         ]
         for _, number, place in sorted(moves, key=lambda move: (-move[0], move[1])):
             self._take(self.ladders[number], place)
-        return Path(tuple(self.steps), self.full_time, self)
+        return Path(tuple(self.steps), self.full_time, self.given_back)
 
     def _best(self, ladder: Ladder, place: int) -> tuple[float, int] | None:
         """Least noise for what is saved over all further counts of a ladder, and the count's place; None: no more."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
-from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import onnx
@@ -17,56 +16,24 @@ from graphopt.passes.base import Context, Feed, Origin
 from graphopt.passes.pruning.alignment import ladders
 from graphopt.passes.pruning.curves import Curve
 from graphopt.passes.pruning.importance import DATA_FREE as WITHOUT_SAMPLES
-from graphopt.passes.pruning.importance import Criterion, curves
+from graphopt.passes.pruning.importance import curves
 from graphopt.passes.pruning.moments import collect_moments
-from graphopt.passes.pruning.plan import Path, Price, Scope, Step, plan_path
+from graphopt.passes.pruning.path import Path, Step
+from graphopt.passes.pruning.plan import plan_path
 from graphopt.passes.pruning.readers import find_readers
 from graphopt.passes.pruning.remaining import Kept, composed, widths
+from graphopt.passes.pruning.result import Pruned, fit_summary
 from graphopt.passes.pruning.sensitivity import sensitivities
+from graphopt.passes.pruning.settings import Settings
 from graphopt.passes.pruning.times import Target, costs
 from graphopt.recovery import DATA_FREE, Recorded, RefitOptions, Refitted, record, refit, synthetic_feeds
 
-Recovery: TypeAlias = Literal["refit", "data_free", "none"]
+__all__ = ["Pruned", "Pruning", "Settings", "fit_summary"]
 
 # Random samples where there are none.
 NOISE_SAMPLES = 512
 # Models for a price that are held, for prices that lead to the same plan.
 REMEMBERED = 4
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to prune; see ``PruneFilters``."""
-
-    criterion: Criterion
-    recovery: Recovery
-    scope: Scope
-    price: Price
-    samples: int
-    steps: int
-    multiple: int
-    exclude: frozenset[str]
-
-
-@dataclass(frozen=True)
-class Pruned:
-    """A model with channels cut out.
-
-    Attributes:
-        model: the model, recovered where asked for.
-        macs: its multiply-adds.
-        widths: channels of each group that lost any: name -> (before, after).
-        kept: which indices of the tensors of the model that was cut remain.
-        predicted_speedup: by the plan; None where there was none.
-        fits: what recovery did.
-    """
-
-    model: onnx.ModelProto
-    macs: int
-    widths: Mapping[str, tuple[int, int]]
-    kept: Kept
-    predicted_speedup: float | None
-    fits: Refitted | None = None
 
 
 @dataclass
@@ -311,21 +278,3 @@ def _from(path: Path, share: float) -> Collection[Step]:
     """The plan for a share of the multiply-adds, then smaller ones: real counts may lie a little above planned ones."""
     first = path.steps.index(path.at(macs=share))
     return (path.within(share), *path.steps[first:])
-
-
-def fit_summary(fits: Refitted | None) -> dict[str, Any]:
-    """What recovery did, for reports: layers refitted, and mean noise of their outputs before and after, in dB."""
-    if fits is None:
-        return {}
-    done = [fit for fit in fits.fits if not fit.reason and fit.before and fit.after]
-    if not done:
-        return {"layers": 0}
-
-    def mean_db(values: Sequence[float]) -> float:
-        return round(float(-10 * np.log10(np.mean(values))), 2)
-
-    return {
-        "layers": len(done),
-        "sqnr_db_before": mean_db([fit.before or 0.0 for fit in done]),
-        "sqnr_db_after": mean_db([fit.after or 0.0 for fit in done]),
-    }

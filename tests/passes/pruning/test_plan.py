@@ -9,7 +9,8 @@ from graphopt.channels import Balance, Dependencies, Group, TensorAxis
 from graphopt.graph.cost import cost
 from graphopt.passes.pruning.alignment import ladders
 from graphopt.passes.pruning.curves import Curve
-from graphopt.passes.pruning.plan import Path, plan_path
+from graphopt.passes.pruning.path import Path
+from graphopt.passes.pruning.plan import plan_path
 from graphopt.passes.pruning.times import costs
 from tests.passes.pruning.nets import chain
 from tests.support import model

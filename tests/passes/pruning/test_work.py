@@ -12,8 +12,9 @@ import pytest
 from graphopt.passes.base import Candidate, Context, Dial, Goals, Origin, Priced
 from graphopt.passes.prune_filters import PruneFilters
 from graphopt.passes.pruning.curves import UNIT, Curve
-from graphopt.passes.pruning.plan import Path, Step
-from graphopt.passes.pruning.work import Pruning, Settings
+from graphopt.passes.pruning.path import Path, Step
+from graphopt.passes.pruning.settings import Settings
+from graphopt.passes.pruning.work import Pruning
 from graphopt.targets import load_target
 from tests.passes.pruning.nets import samples
 from tests.support import initializer, model, outputs
