@@ -58,6 +58,9 @@ def collect(blocks: Iterable[Rows], weights: Weights) -> Seen | None:
     if not all(each.count for each in both) or not all(np.isfinite(each.power) for each in both):
         return None
     fitting, held_out = (_normal(each, weights) for each in both)
+    # Squares of large values may overflow where the values themselves do not.
+    if not all(np.isfinite(each.power) and np.isfinite(np.einsum("gii->", each.gram)) for each in (fitting, held_out)):
+        return None
     (own_inputs, own_rest), (inputs, rest) = (each.means() for each in both)
     share = fitting.count / (fitting.count + held_out.count)
     inputs, rest = share * own_inputs + (1 - share) * inputs, share * own_rest + (1 - share) * rest

@@ -217,3 +217,12 @@ def test_a_layer_that_cannot_be_refitted_says_why() -> None:
     result = refit(original, original, {}, samples(original), restrictions={"h": Free()})
     assert {fit.layer: fit.reason for fit in result.fits}["h"] == "its weights 'w' are those of 2 layers"
     assert not result.restricted
+
+
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
+def test_inputs_whose_squares_are_beyond_float32_say_why() -> None:
+    original = support.model("g (float[N,3] x) => (float[N,2] y) <float[3,2] w> { y = MatMul(x, w) }")
+    large = [{"x": each["x"] * np.float32(1e25)} for each in samples(original)]
+    result = refit(original, original, {}, large, restrictions={"y": Free()})
+    assert "NaN or infinite" in result.fits[0].reason
+    assert not list(normals(record(original, large)))
