@@ -11,7 +11,7 @@ from graphopt.composition.mixtures import Mixed
 # SQNR of 80 dB; at the lower end all of the time is worth less than outputs of pure noise.
 LOWEST, HIGHEST = 0.3, 1e5
 # Around a price known to suit a mixture of passes: what another one is tried at.
-NEIGHBOURHOOD = 32.0
+NEIGHBOURHOOD = 8.0
 
 
 @dataclass(frozen=True)
