@@ -26,7 +26,7 @@ from graphopt.stages import StageRunner, Step
 
 # Models tried on the way to a price, by the model's multiply-adds: (up to, trials for all passes together, for each
 # other mixture). Every trial is a recovery of the whole model and a run over the selection samples.
-TRIALS = ((2e8, 7, 4), (1e9, 6, 4), (float("inf"), 5, 0))
+TRIALS = ((2e8, 7, 4), (1e9, 6, 4), (float("inf"), 4, 0))
 # What passes without a price may use up of the accuracy before others get less than half of it.
 MOST_RESERVED = 0.5
 # By how much the price rises where a mixture does not hold, and how often for the passes behind it.

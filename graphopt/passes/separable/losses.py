@@ -30,7 +30,7 @@ MOST_WORK = 3e9
 # Losses like this one are what plans choose.
 TYPICAL = 0.05
 # Multiply-adds that all probes may take together, and what follows from it: how many samples each is measured on.
-WORK = 1e12
+WORK = 3e11
 LEAST_SAMPLES, MOST_SAMPLES = 6, 48
 # Layers that are probed; the others get what their neighbours have.
 MOST_LAYERS = 96

@@ -83,7 +83,8 @@ def best_depthwise_before(problem: Quadratic, first: Array, second: Array) -> Ar
 
     def image_of(vector: Array) -> Array:
         mixed = np.einsum("crds,dsu->cudr", meet, vector, optimize=True).reshape(channels, taps * channels, rank)
-        return (problem.by_channel @ mixed).transpose(0, 2, 1)
+        image: Array = (problem.by_channel @ mixed).transpose(0, 2, 1)
+        return image
 
     own_gram = np.einsum("tcuc->ctu", problem.gram)
     own_meet = np.einsum("crcs->crs", meet)
