@@ -29,6 +29,8 @@ from graphopt.stages import StageRunner, Step
 TRIALS = ((2e8, 7, 4), (1e9, 6, 4), (float("inf"), 4, 0))
 # What passes without a price may use up of the accuracy before others get less than half of it.
 MOST_RESERVED = 0.5
+# Where quantization makes a model less than so many times as fast, most of it stays in float and is timed so.
+MOSTLY_INT8 = 1.2
 # By how much the price rises where a mixture does not hold, and how often for the passes behind it.
 GENTLER = 1.25
 RETRIES = 3
@@ -118,9 +120,7 @@ class _Search:
         drop = self.context.goals.drop
         assert drop is not None, "composable asks for it"
         plain = self._finished(Mixed(self.current))
-        # Where int8 does not pay, what is left is timed in float.
-        int8 = any(one.candidate is not None for one in plain.followed) and any(map(quantizes, self._behind))
-        goals = replace(self.context.goals, int8_follows=int8)
+        goals = replace(self.context.goals, int8_follows=any(map(quantizes, self._behind)) and self._pays(plain))
         self.mixer.dials.update(self._dials(replace(self.context, goals=goals)))
         allowed = self.context.goals.max_drop
         allowed -= min(self._used(plain), MOST_RESERVED * allowed)
@@ -141,6 +141,13 @@ class _Search:
             if best is not None:
                 found.append(best)
         return sorted(_distinct(found), key=lambda each: -each.speedup)
+
+    def _pays(self, plain: Finished) -> bool:
+        """Whether the passes behind make the model so much faster by themselves that what is left runs in int8."""
+        speedup = self.context.goals.speedup
+        if plain.model is self.current or speedup is None:
+            return False
+        return plain.speedup >= MOSTLY_INT8 * speedup(self.current)
 
     def _used(self, plain: Finished) -> float:
         """By how much the passes behind make the metric fall by themselves."""
