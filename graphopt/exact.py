@@ -108,7 +108,7 @@ def _run(
         raise
     except Exception as error:  # the passes are run one at a time to tell which is at fault
         log.debug("the exact passes failed together", exc_info=error)
-        problem = _told(error)
+        problem = told(error)
     if problem is None:
         return changed, tuple(tally.outcome() for tally in tallies)
     log.debug("the exact passes are run one at a time: %s", problem)
@@ -233,7 +233,7 @@ def _one_at_a_time(
                 raise
             except Exception as error:  # a pass that fails costs only itself; the report names it
                 log.debug("%s failed", one.name, exc_info=error)
-                tally.failure = _told(error)
+                tally.failure = told(error)
             seconds = time.perf_counter() - started
             tally.add(PassReport(0, report.skipped) if tally.failure else report, seconds)
         if current is before:
@@ -276,7 +276,8 @@ def _why_invalid(model: onnx.ModelProto) -> str | None:
     return None
 
 
-def _told(error: Exception) -> str:
+def told(error: Exception) -> str:
+    """How reports tell of a pass that raised."""
     return f"it failed with {type(error).__name__}: {str(error).strip() or 'no message'}"
 
 

@@ -18,7 +18,7 @@ from warnings import warn
 import onnx
 
 from graphopt.errors import PassError, PassWarning
-from graphopt.exact import PROPAGATED, Outcome, run_exact
+from graphopt.exact import PROPAGATED, Outcome, run_exact, told
 from graphopt.graph import verify
 from graphopt.graph.cost import Costs, ModelCost, cost
 from graphopt.passes.base import ApproximatePass, Candidate, Context, Declined, ExactPass, Pass, PassReport
@@ -192,8 +192,7 @@ class StageRunner:
         self, name: str, error: Exception, current: onnx.ModelProto, started: float, refusals: Sequence[str] = ()
     ) -> Step:
         log.debug("%s failed", name, exc_info=error)
-        text = str(error).strip() or "no message"
-        reason = "; ".join([*refusals, f"it failed with {type(error).__name__}: {text}"])
+        reason = "; ".join([*refusals, told(error)])
         failed = self._stage(name, "rolled_back", reason, current, started)
         return Step(current, (failed,), (f"{name} was rolled back: {reason}",))
 

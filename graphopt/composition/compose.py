@@ -20,7 +20,7 @@ from graphopt.composition.finishing import Finished, finish
 from graphopt.composition.mixtures import Mixed, Mixer
 from graphopt.composition.prices import Tried, search_price
 from graphopt.composition.telling import step_of, step_without
-from graphopt.exact import PROPAGATED
+from graphopt.exact import PROPAGATED, told
 from graphopt.passes.base import ApproximatePass, Context, Declined, Dial, Pass, Priced, quantizes
 from graphopt.stages import StageRunner, Step
 
@@ -204,8 +204,7 @@ class _Search:
             except PROPAGATED:
                 raise
             except Exception as error:  # a pass that fails costs only itself; the report names it
-                reason = f"it failed with {type(error).__name__}: {str(error).strip() or 'no message'}"
-                dial = None
+                reason, dial = told(error), None
             if dial is None:
                 self.idle[one.name] = reason or "it has nothing to offer"
             else:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
 import onnx
 
 from graphopt.composition.mixtures import Mixed
-from graphopt.exact import PROPAGATED
+from graphopt.exact import PROPAGATED, told
 from graphopt.graph import verify
 from graphopt.passes.base import ApproximatePass, Candidate, Context, Declined, Origin
 from graphopt.stages import Judge, Trial
@@ -90,7 +90,7 @@ def _follow(one: ApproximatePass, model: onnx.ModelProto, context: Context, judg
     refusals: list[str] = []
     candidates = one.candidates(model, context)
     try:
-        for candidate in _first(candidates):
+        for candidate in islice(candidates, MOST_CANDIDATES):
             verify(candidate.model)
             trial = judge.trial(candidate.model, model, faster=candidate.faster)
             if trial.problem is None:
@@ -102,9 +102,5 @@ def _follow(one: ApproximatePass, model: onnx.ModelProto, context: Context, judg
         raise
     except Exception as error:  # a pass that fails costs only itself; the report names it
         log.debug("%s failed", one.name, exc_info=error)
-        refusals.append(f"it failed with {type(error).__name__}: {str(error).strip() or 'no message'}")
+        refusals.append(told(error))
     return Followed(None, None, "; ".join(refusals) or "it found nothing to do", time.perf_counter() - started)
-
-
-def _first(candidates: Iterator[Candidate]) -> Iterator[Candidate]:
-    return islice(candidates, MOST_CANDIDATES)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import onnx
 
-from graphopt.exact import PROPAGATED
+from graphopt.exact import PROPAGATED, told
 from graphopt.passes.base import Candidate, Dial, Kept
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class Mixer:
                 raise
             except Exception as error:  # a pass that fails costs only itself; the report names it
                 log.debug("%s failed", name, exc_info=error)
-                self.failures[name] = f"it failed with {type(error).__name__}: {str(error).strip() or 'no message'}"
+                self.failures[name] = told(error)
                 return None
             if found is not None:
                 parts[name] = found

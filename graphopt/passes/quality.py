@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,3 +73,12 @@ def noise(model: onnx.ModelProto, probe: Probe, threads: int) -> float:
 def decibel(ratio: float) -> float:
     """Return the SQNR in dB of a noise-to-signal power ratio, at most 200 (equal to the last bit)."""
     return float(-10.0 * np.log10(max(ratio, 1e-20)))
+
+
+def interpolated(names: Sequence[str], measured: Mapping[str, float]) -> dict[str, float]:
+    """Sensitivities of all layers: those between two measured ones get values between, on a logarithmic scale."""
+    known = [at for at, name in enumerate(names) if name in measured]
+    if not known:
+        return dict.fromkeys(names, 1.0)
+    logs = [np.log(max(measured[names[at]], 1e-12)) for at in known]
+    return {name: float(np.exp(np.interp(at, known, logs))) for at, name in enumerate(names)}

@@ -15,7 +15,7 @@ import onnx
 from graphopt.passes.pruning.moments import Feed, Moments
 from graphopt.passes.pruning.probes import cheapest, refit_without, with_layer
 from graphopt.passes.pruning.weights import Weights
-from graphopt.passes.quality import make_probe, noise
+from graphopt.passes.quality import interpolated, make_probe, noise
 
 # Shares of a layer's inputs tried, until its error is that large.
 SHARES = (1 / 3, 1 / 2, 2 / 3, 5 / 6)
@@ -63,13 +63,4 @@ def sensitivities(
         if refit.loss > 0 and np.isfinite(found):
             measured[name] = found / refit.loss
         progress(done + 1, len(names))
-    return _filled(list(moments), measured)
-
-
-def _filled(names: list[str], measured: Mapping[str, float]) -> dict[str, float]:
-    """Sensitivities of all layers: those between two measured ones get values between, on a logarithmic scale."""
-    known = [at for at, name in enumerate(names) if name in measured]
-    if not known:
-        return dict.fromkeys(names, 1.0)
-    logs = [np.log(max(measured[names[at]], 1e-12)) for at in known]
-    return {name: float(np.exp(np.interp(at, known, logs))) for at, name in enumerate(names)}
+    return interpolated(list(moments), measured)

@@ -10,7 +10,7 @@ import onnx
 
 from graphopt import runtime
 from graphopt.calibration.collect import with_outputs
-from graphopt.passes.quality import Probe, make_probe, noise
+from graphopt.passes.quality import Probe, interpolated, make_probe, noise
 from graphopt.passes.separable.decompose import decompose
 from graphopt.passes.separable.factors import Array, Factors, Form, Geometry
 from graphopt.passes.separable.fit import HALF_STEPS, balanced, fit, pulled
@@ -143,21 +143,25 @@ def sensitivities(
         return {place.name: 1.0 for place in places}
     samples = int(np.clip(WORK / max(macs * len(tried), 1.0), LEAST_SAMPLES, MOST_SAMPLES))
     probe = make_probe(model, feeds, samples, threads)
+    means = _means(model, [place.layer for place in tried], probe, threads)
     measured: dict[str, float] = {}
     for done, place in enumerate(tried):
         lost = tries[place.name]
-        found = noise(_with_weights(model, place.layer, lost.factors.matrix(), probe, threads), probe, threads)
+        changed = _with_weights(model, place.layer, lost.factors.matrix(), means[place.name], probe, threads)
+        found = noise(changed, probe, threads)
         if np.isfinite(found):
             measured[place.name] = found / lost.loss
         progress(done + 1, len(tried))
-    return _filled([place.name for place in places], measured)
+    return interpolated([place.name for place in places], measured)
 
 
-def _with_weights(model: onnx.ModelProto, layer: Layer, matrix: Array, probe: Probe, threads: int) -> onnx.ModelProto:
+def _with_weights(
+    model: onnx.ModelProto, layer: Layer, matrix: Array, means: Array, probe: Probe, threads: int
+) -> onnx.ModelProto:
     """The model with other weights in one layer, and the bias with which the layer's outputs keep their means."""
     bias = read_weights(Net(model), layer).bias
-    before, after = (_means(each, layer, probe, threads) for each in (model, _written(model, layer, matrix, bias)))
-    return _written(model, layer, matrix, (bias + before - after).astype(np.float32))
+    after = _means(_written(model, layer, matrix, bias), [layer], probe, threads)[layer.name]
+    return _written(model, layer, matrix, (bias + means - after).astype(np.float32))
 
 
 def _written(model: onnx.ModelProto, layer: Layer, matrix: Array, bias: Array) -> onnx.ModelProto:
@@ -166,20 +170,16 @@ def _written(model: onnx.ModelProto, layer: Layer, matrix: Array, bias: Array) -
     return net.to_model()
 
 
-def _means(model: onnx.ModelProto, layer: Layer, probe: Probe, threads: int) -> Array:
-    opened = runtime.session(with_outputs(model, [layer.name]), threads=threads)
-    total, count = np.zeros(layer.outputs), 0
+def _means(model: onnx.ModelProto, layers: Sequence[Layer], probe: Probe, threads: int) -> dict[str, Array]:
+    """Means of what each filter of some layers gives on the samples, [filters], by the tensors that they write."""
+    names = [layer.name for layer in layers]
+    opened = runtime.session(with_outputs(model, names), threads=threads)
+    total = {layer.name: np.zeros(layer.outputs) for layer in layers}
+    count = dict.fromkeys(names, 0)
     for feed in probe.feeds:
-        values = np.moveaxis(runtime.run(opened, feed, [layer.name])[layer.name], layer.channel_axis, -1)
-        total += values.reshape(-1, layer.outputs).sum(axis=0, dtype=np.float64)
-        count += values.size // layer.outputs
-    return total / max(count, 1)
-
-
-def _filled(names: list[str], measured: Mapping[str, float]) -> dict[str, float]:
-    """Sensitivities of all layers: those between two measured ones get values between, on a logarithmic scale."""
-    known = [at for at, name in enumerate(names) if name in measured]
-    if not known:
-        return dict.fromkeys(names, 1.0)
-    logs = [np.log(max(measured[names[at]], 1e-12)) for at in known]
-    return {name: float(np.exp(np.interp(at, known, logs))) for at, name in enumerate(names)}
+        outputs = runtime.run(opened, feed, names)
+        for layer in layers:
+            values = np.moveaxis(outputs[layer.name], layer.channel_axis, -1)
+            total[layer.name] += values.reshape(-1, layer.outputs).sum(axis=0, dtype=np.float64)
+            count[layer.name] += values.size // layer.outputs
+    return {name: total[name] / max(count[name], 1) for name in names}

@@ -18,8 +18,9 @@ from graphopt.passes.pruning.importance import CRITERIA, Criterion, curves
 from graphopt.passes.pruning.moments import Moments, collect_moments
 from graphopt.passes.pruning.probes import cheapest, refit_without, with_layer
 from graphopt.passes.pruning.readers import find_readers
-from graphopt.passes.pruning.sensitivity import _filled, sensitivities
+from graphopt.passes.pruning.sensitivity import sensitivities
 from graphopt.passes.pruning.weights import Weights
+from graphopt.passes.quality import interpolated
 from tests.passes.pruning.nets import chain, samples
 from tests.support import model
 
@@ -158,9 +159,9 @@ def test_an_amplified_layer_is_more_sensitive() -> None:
 
 
 def test_layers_of_a_heavy_net_that_are_not_probed_get_what_their_neighbours_have() -> None:
-    found = _filled(["a", "b", "c", "d"], {"a": 0.1, "c": 10.0})
+    found = interpolated(["a", "b", "c", "d"], {"a": 0.1, "c": 10.0})
     assert found == pytest.approx({"a": 0.1, "b": 1.0, "c": 10.0, "d": 10.0})
-    assert _filled(["a", "b"], {}) == {"a": 1.0, "b": 1.0}
+    assert interpolated(["a", "b"], {}) == {"a": 1.0, "b": 1.0}
 
 
 def test_weights_behind_other_operators_are_read() -> None:
