@@ -1,0 +1,1 @@
+"""``graphopt check``: fast static checks and budgets over many files."""
