@@ -97,6 +97,8 @@ class RuntimeModel:
         constants: name of the set of fitted constants to start from (``graphopt/latency/constants.toml``).
         fitted: whether those constants were fitted on this very device and runtime; else they are transferred from
             another and the estimate's interval is wider.
+        latency: constants by name that replace those of the set: what ``graphopt calibrate-target`` refitted to
+            measurements on the device (``graphopt/latency/constants.py`` names them).
     """
 
     name: str
@@ -104,6 +106,7 @@ class RuntimeModel:
     precision: str
     constants: str
     fitted: bool = False
+    latency: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
