@@ -3,5 +3,16 @@
 from __future__ import annotations
 
 from graphopt.latency.estimate import Estimate, KernelEstimate, estimate
+from graphopt.latency.roofline import kernel_us
+from graphopt.latency.work import KernelWork, convolution, fully_connected, movement
 
-__all__ = ["Estimate", "KernelEstimate", "estimate"]
+__all__ = [
+    "Estimate",
+    "KernelEstimate",
+    "KernelWork",
+    "convolution",
+    "estimate",
+    "fully_connected",
+    "kernel_us",
+    "movement",
+]
