@@ -17,6 +17,7 @@ import onnx
 import onnx.inliner
 
 from graphopt.errors import UsageError
+from graphopt.graph.cost.batches import copies_for, side_by_side
 from graphopt.graph.cost.sizes import SMALL, infer
 
 T = TypeVar("T")
@@ -86,13 +87,17 @@ def scopes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = 
     """The main graph and all bodies inside it, with shapes inferred for one concrete size of input.
 
     ``shapes`` fixes the named inputs; of the others, a dynamic first axis becomes ``batch`` and every other dynamic
-    axis stays unknown, unless it carries the symbol of an axis that is known. Functions of the model are inlined.
-    Raises ``UsageError`` for an unknown input name or a shape that contradicts the model.
+    axis stays unknown, unless it carries the symbol of an axis that is known. Where no first axis is dynamic and a
+    ``batch`` is asked for that is not the model's own, shapes are those of copies of the model side by side (see
+    ``side_by_side``). Functions of the model are inlined. Raises ``UsageError`` for an unknown input name, a shape that
+    contradicts the model, or a batch that it cannot have.
     """
+    given = {name: tuple(shape) for name, shape in (shapes or {}).items()}
+    copies = copies_for(model.graph, given, batch)
     skeleton = _skeleton(model)
     if skeleton.functions:
         skeleton = onnx.inliner.inline_local_functions(skeleton)
-    _fix_inputs(skeleton, _input_shapes(model.graph, {k: tuple(v) for k, v in (shapes or {}).items()}, batch))
+    _fix_inputs(skeleton, _input_shapes(model.graph, given, batch))
     inferred = _infer(skeleton)
     stored = _constants(model.graph)
     result: list[Scope] = []
@@ -119,6 +124,8 @@ def scopes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = 
         result.append(scope)
         bodies = zip(_bodies(graph), _bodies(typed), strict=True)
         pending.extend((body, typed_body, scope) for body, typed_body in bodies)
+    if copies > 1:
+        side_by_side(result, [value.name for value in model.graph.input], copies)
     return result
 
 
