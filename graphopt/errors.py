@@ -5,6 +5,7 @@
     GraphoptError                 4  (a bug, unless a subclass says otherwise)
     ├── UsageError                2  wrong option, unknown target or pass
     ├── ModelError                3  the model cannot be read
+    │   ├── InvalidModelError     3  it is an ONNX file, but breaks the ONNX specification
     │   ├── UnsafeModelError      3  the model points outside its folder, or lies about its data
     │   └── UnsupportedModelError 3  the model is sound, but graphopt cannot treat it
     ├── DataError                 3  calibration or evaluation data cannot be read or does not fit
@@ -32,6 +33,10 @@ class ModelError(GraphoptError):
     """The model cannot be read."""
 
     exit_code = 3
+
+
+class InvalidModelError(ModelError):
+    """The file is an ONNX model, but breaks the ONNX specification."""
 
 
 class UnsafeModelError(ModelError):

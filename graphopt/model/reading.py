@@ -41,6 +41,8 @@ class LoadedModel:
         size: bytes of the model file and its data files together.
         warnings: what the reader should know.
         data_files: the external data files that are present.
+        absent: names of those that are not.
+        mended: those of the warnings that tell of breaches of the ONNX specification which reading has mended.
     """
 
     proto: onnx.ModelProto
@@ -50,6 +52,8 @@ class LoadedModel:
     size: int
     warnings: tuple[str, ...] = ()
     data_files: tuple[Path, ...] = ()
+    absent: tuple[str, ...] = ()
+    mended: tuple[str, ...] = ()
 
 
 def load(source: ModelSource) -> onnx.ModelProto:
@@ -80,7 +84,7 @@ def read(source: ModelSource, *, weights: bool = True) -> LoadedModel:
         for tensor, where in tensors(proto):
             if not is_external(tensor):
                 _vet_embedded(tensor, where)
-        warnings = vet_structure(proto)
+        warnings, mended = vet_structure(proto)
         data = vet_external(proto, path.parent if path else None, may_be_absent=not weights)
         for file in data.files:
             with open_vetted(file) as stream:
@@ -99,8 +103,10 @@ def read(source: ModelSource, *, weights: bool = True) -> LoadedModel:
         name=name,
         sha256=digest.hexdigest(),
         size=size + sum(file.size for file in data.files),
-        warnings=tuple(warnings + _absence(data)),
+        warnings=tuple(warnings + mended + _absence(data)),
         data_files=tuple(file.path for file in data.files),
+        absent=data.absent,
+        mended=tuple(mended),
     )
 
 
