@@ -55,9 +55,7 @@ def vet_structure(model: onnx.ModelProto) -> tuple[list[str], list[str]]:
         mended.append(f"the nodes of {', '.join(moved[::-1])} were not in topological order and have been sorted")
     if initializers_are_constants(model) and _initializers_beside_inputs(model):
         raise_ir_version(model, 4)
-        mended.append(
-            "IR version 3 wants initializers among the inputs; read as IR version 4, where they need not be"
-        )
+        mended.append("IR version 3 wants initializers among the inputs; read as IR version 4, where they need not be")
     check(model)
     return warnings, mended
 
@@ -143,7 +141,7 @@ def _vet_versions(model: onnx.ModelProto) -> list[str]:
             f"IR version {model.ir_version} is older than {OLDEST_IR} (ONNX 1.0, 2017); export the model again"
         )
     if not model.opset_import:
-        raise InvalidModelError("no opset is imported, so the operators have no meaning; the file is cut short or damaged")
+        raise InvalidModelError("no opset is imported, so no operator has a meaning; the file is cut short or damaged")
     for imports in (model.opset_import, *(function.opset_import for function in model.functions)):
         known: dict[str, int] = {}
         for opset in imports:
@@ -156,7 +154,9 @@ def _vet_versions(model: onnx.ModelProto) -> list[str]:
                     f"{onnx.__version__} knows; {upgrade}"
                 )
             if not 1 <= opset.version < 2**31:
-                raise InvalidModelError(f"opset version {opset.version} of domain {opset.domain or 'ai.onnx'!r} is impossible")
+                raise InvalidModelError(
+                    f"opset version {opset.version} of domain {opset.domain or 'ai.onnx'!r} is impossible"
+                )
     default = next((opset.version for opset in model.opset_import if opset.domain == ""), GUARANTEED_OPSET)
     if default < GUARANTEED_OPSET:
         return [f"opset {default} is older than {GUARANTEED_OPSET}, the oldest that ONNX Runtime guarantees to run"]
