@@ -405,3 +405,14 @@ def test_what_is_computed_from_sizes_is_there_once_whatever_the_batch():
 def test_refuses_a_batch_that_the_model_cannot_have(text, batch, reason):
     with pytest.raises(UsageError, match=reason):
         cost(model(text), batch=batch)
+
+
+def test_a_size_that_only_the_exporter_noted_is_known_with_its_symbol() -> None:
+    """PyTorch writes ``as_strided`` as arithmetic on so many indices that its shape is not computed here."""
+    text = """(float[N,4] x) => (float[P,5] y) <float[2,5] w>
+        { z = NonZero(x) t = Transpose(z) v = Cast<to = 1>(t) y = MatMul(v, w) }"""
+    proto, noted = model(text), model(text)
+    noted.graph.value_info.append(onnx.helper.make_tensor_value_info("v", onnx.TensorProto.FLOAT, ["N", 2]))
+
+    assert cost(proto, batch=8).macs is None
+    assert cost(noted, batch=8).macs is not None
