@@ -12,7 +12,7 @@ from typing import TypeAlias
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from graphopt.errors import GraphoptError, ModelError, UnsupportedModelError
+from graphopt.errors import GraphoptError, LfsPointerError, ModelError, UnsupportedModelError
 from graphopt.model.content import content_hash
 from graphopt.model.external import ExternalData, load_external, open_vetted, vet_external
 from graphopt.model.filetype import LFS_POINTER, describe
@@ -76,7 +76,7 @@ def read(source: ModelSource, *, weights: bool = True) -> LoadedModel:
             may be absent, which is a warning. What is present is vetted all the same.
 
     Raises:
-        ModelError, UnsafeModelError, UnsupportedModelError: as ``load``; each names the source.
+        ModelError: as ``load``, or of the subclass that says why; it names the source.
     """
     path, name = _identify(source)
     try:
@@ -130,7 +130,9 @@ def _parse(source: ModelSource) -> tuple[onnx.ModelProto, hashlib._Hash, int]:
         return proto, digest, size
     content = source if isinstance(source, bytes) else _file_bytes(Path(source))
     proto = onnx.ModelProto()
-    if not content or content.startswith(LFS_POINTER):
+    if content.startswith(LFS_POINTER):
+        raise LfsPointerError(f"the file is {describe(content)}")
+    if not content:
         raise ModelError(f"the file is {describe(content)}")
     try:
         proto.ParseFromString(content)
