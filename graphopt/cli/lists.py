@@ -62,18 +62,17 @@ def targets(terminal: Terminal, /, *, name: str | None, as_json: bool) -> None:
       graphopt targets cpu
     """  # noqa: D301
     from graphopt.report.schema import plain
-    from graphopt.targets import PLANNED, TARGETS, load_target
+    from graphopt.targets import load_target, target_summaries
 
     if name is not None:
         profile = load_target(name)
         terminal.result(json.dumps(plain(profile), indent=2) if as_json else _profile(profile))
         return
-    found = [load_target(known) for known in sorted(TARGETS)]
+    found = target_summaries()
     if as_json:
-        terminal.result(json.dumps([{"name": one.name, "summary": one.summary} for one in found], indent=2))
+        terminal.result(json.dumps([{"name": one, "summary": summary} for one, summary in found.items()], indent=2))
         return
-    terminal.result(_columns([(one.name, one.summary) for one in found]))
-    terminal.note(f"not available yet: {', '.join(PLANNED)}")
+    terminal.result(_columns(list(found.items())))
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> str:

@@ -73,7 +73,9 @@ class Device:
         memory_gb: 10^9 bytes that models may use.
         launch_us: microseconds of processor time to launch one kernel.
         power_modes: name -> clocks; empty where there is one setting.
-        unverified: names of the figures above whose source could not be opened; estimates are wider for them.
+        unverified: names of the figures above whose source could not be opened (``peak_tops.int8`` for one of a table);
+            estimates are wider for them.
+        power_mode: the one chosen, already worked into the figures above; empty: those of the data sheet.
     """
 
     compute_capability: str
@@ -84,6 +86,7 @@ class Device:
     launch_us: float
     power_modes: Mapping[str, PowerMode] = field(default_factory=dict)
     unverified: tuple[str, ...] = ()
+    power_mode: str = ""
 
 
 @dataclass(frozen=True)
@@ -168,6 +171,7 @@ class Target:
         hardware: the facts.
         recipe: pass names in the order they run.
         options: options that the recipe's passes get unless the user says otherwise, ``"pass.key"`` -> value.
+        releases: releases of the device's software that may be chosen (``NAME@RELEASE``) -> what they are.
     """
 
     name: str
@@ -175,3 +179,4 @@ class Target:
     hardware: Hardware
     recipe: tuple[str, ...]
     options: Mapping[str, object] = field(default_factory=dict)
+    releases: Mapping[str, str] = field(default_factory=dict)
