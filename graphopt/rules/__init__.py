@@ -2,6 +2,23 @@
 
 from __future__ import annotations
 
-from graphopt.rules.rule import Finding, Rule
+from graphopt.rules.engine import check_model, find, select
+from graphopt.rules.rule import ERROR, LEVELS, NOTE, WARNING, Finding, Place, Rule
+from graphopt.rules.tables import GROUPS, RULES
+from graphopt.rules.view import View
 
-__all__ = ["Finding", "Rule"]
+__all__ = [
+    "ERROR",
+    "GROUPS",
+    "LEVELS",
+    "NOTE",
+    "RULES",
+    "WARNING",
+    "Finding",
+    "Place",
+    "Rule",
+    "View",
+    "check_model",
+    "find",
+    "select",
+]

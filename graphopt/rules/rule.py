@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import onnx
-
+from graphopt.rules.view import View
 from graphopt.targets.schema import Hardware
+
+ERROR, WARNING, NOTE = "error", "warning", "note"
+LEVELS = (ERROR, WARNING, NOTE)
 
 
 @dataclass(frozen=True)
@@ -17,20 +19,29 @@ class Finding:
 
     Attributes:
         code: stable code of the rule, e.g. ``GO301``.
-        rule: its name, e.g. ``int8_symmetric``.
+        rule: its name, e.g. ``zero_point_not_zero``.
         where: node or tensor, empty for the whole model.
         message: what is wrong there and what to do, for the person who reads it.
-        level: ``error`` (the target refuses it or answers wrong) or ``warning`` (it costs time or space).
+        level: ``error`` (the target refuses it or answers wrong), ``warning`` (it costs time or space) or ``note``
+            (nothing is wrong: what has to be given when the model is deployed).
     """
 
     code: str
     rule: str
     where: str
     message: str
-    level: str = "error"
+    level: str = ERROR
 
 
-Check: TypeAlias = Callable[[onnx.ModelProto, Hardware], Iterable[Finding]]
+@dataclass(frozen=True)
+class Place:
+    """What a check found: a node or tensor (empty: the whole model), and what is wrong there and what to do."""
+
+    where: str
+    message: str
+
+
+Check: TypeAlias = Callable[[View, Hardware], Iterable[Place]]
 
 
 @dataclass(frozen=True)
@@ -43,8 +54,9 @@ class Rule:
         summary: one line.
         explanation: why, and what to do.
         source: document, section or issue that it rests on.
-        check: yields the places that break it; must not run the model.
+        check: yields the places that break it, in graph order; never runs the model, never changes it.
         fix: names of the passes that mend it, empty where none does.
+        level: ``error``, ``warning`` or ``note``, as in ``Finding``.
     """
 
     code: str
@@ -54,3 +66,4 @@ class Rule:
     source: str
     check: Check
     fix: tuple[str, ...] = ()
+    level: str = ERROR

@@ -1,0 +1,17 @@
+"""All rules, and the groups that profiles name them by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from graphopt.rules.operators import OPERATORS
+from graphopt.rules.rule import Rule
+from graphopt.rules.shapes import SHAPES
+
+# Group -> its rules by name. A profile names groups, so that a new rule of a group holds for it at once.
+GROUPS: Mapping[str, Mapping[str, Rule]] = {
+    "operators": OPERATORS,
+    "shapes": SHAPES,
+}
+
+RULES: Mapping[str, Rule] = {name: rule for group in GROUPS.values() for name, rule in group.items()}
