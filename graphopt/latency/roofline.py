@@ -19,7 +19,7 @@ _COMPUTE = {"transposed": "dense_kxk", "matmul": "fully_connected", "recurrent":
             "attention": "fully_connected"}  # fmt: skip
 _MEMORY = {"normalization": "normalization", "broadcast": "broadcast", "pooling": "pooling",
            "data_movement": "movement", "resize": "movement", "reduction": "normalization"}  # fmt: skip
-DEFAULT = RuntimeModel(name="datasheet", fused=True, precision="fp32", constants=DATASHEET_SET)
+DEFAULT = RuntimeModel(name="datasheet", fused=True, precision="float32", constants=DATASHEET_SET)
 
 
 @dataclass(frozen=True)

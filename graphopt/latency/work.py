@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 Number: TypeAlias = float | npt.NDArray[np.float64] | npt.NDArray[np.int64]
 
-BYTES = {"fp64": 8, "fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
+BYTES = {"float64": 8, "float32": 4, "tf32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "float8": 1}
 
 # Kinds of work of ``graph.cost.kinds`` that multiply matrices; all others only move data.
 PRODUCTS = (
@@ -44,7 +44,7 @@ class KernelWork:
     """
 
     kind: str
-    precision: str = "fp32"
+    precision: str = "float32"
     macs: Number = 0.0
     outputs: Number = 0.0
     activation_bytes: Number = 0.0
@@ -66,7 +66,7 @@ def convolution(
     groups: Number = 1,
     out_size: tuple[int, ...],
     batch: int = 1,
-    precision: str = "fp32",
+    precision: str = "float32",
     out_precision: str | None = None,
 ) -> KernelWork:
     """The work of a convolution with its bias, activation included where the runtime fuses it.
@@ -83,7 +83,7 @@ def convolution(
         out_precision: data type of the output; by default ``precision``, but int8 layers write float16.
     """
     window, stride, pixels = int(np.prod(kernel)), int(np.prod(strides)), int(np.prod(out_size))
-    written = out_precision or ("fp16" if precision == "int8" else precision)
+    written = out_precision or ("float16" if precision == "int8" else precision)
     out_elements = np.asarray(out_channels, dtype=np.float64) * (batch * pixels)
     in_elements = np.asarray(in_channels, dtype=np.float64) * (batch * pixels * stride)
     weights = np.asarray(in_channels, dtype=np.float64) / groups * out_channels * window
@@ -114,11 +114,11 @@ def fully_connected(
     out_features: Number,
     *,
     rows: int = 1,
-    precision: str = "fp32",
+    precision: str = "float32",
     out_precision: str | None = None,
 ) -> KernelWork:
     """The work of a product with a constant matrix; ``rows`` is the batch (times the length of sequences)."""
-    written = out_precision or ("fp16" if precision == "int8" else precision)
+    written = out_precision or ("float16" if precision == "int8" else precision)
     weights = np.asarray(in_features, dtype=np.float64) * out_features
     read = np.asarray(in_features, dtype=np.float64) * rows
     outputs = np.asarray(out_features, dtype=np.float64) * rows
@@ -134,7 +134,7 @@ def fully_connected(
     )
 
 
-def movement(read: Number, written: Number, *, kind: str = "elementwise", precision: str = "fp32") -> KernelWork:
+def movement(read: Number, written: Number, *, kind: str = "elementwise", precision: str = "float32") -> KernelWork:
     """The work of an operator that only moves data: elements read and elements written."""
     traffic = (np.asarray(read, dtype=np.float64) + written) * BYTES[precision]
     return KernelWork(kind=kind, precision=precision, outputs=written, activation_bytes=traffic)

@@ -1,6 +1,7 @@
 """The facts about a target that passes read: what its runtime accepts and what its kernels reward.
 
-A target profile is a TOML file; this module holds the values that it is read into. Values only, no behaviour.
+A target profile is a TOML file; this module holds the values that it is read into. Values only, no behaviour. Data
+types have one name everywhere, ONNX's: ``float32``, ``float16``, ``bfloat16``, ``int8`` ...
 """
 
 from __future__ import annotations
