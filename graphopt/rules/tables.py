@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from graphopt.rules.explicit import EXPLICIT
 from graphopt.rules.operators import OPERATORS
+from graphopt.rules.placement import PLACEMENT
+from graphopt.rules.precision import PRECISION
 from graphopt.rules.rule import Rule
 from graphopt.rules.shapes import SHAPES
 
@@ -12,6 +15,8 @@ from graphopt.rules.shapes import SHAPES
 GROUPS: Mapping[str, Mapping[str, Rule]] = {
     "operators": OPERATORS,
     "shapes": SHAPES,
+    "explicit_int8": {**EXPLICIT, **PLACEMENT},
+    "precision": PRECISION,
 }
 
 RULES: Mapping[str, Rule] = {name: rule for group in GROUPS.values() for name, rule in group.items()}

@@ -30,6 +30,7 @@ Shape: TypeAlias = tuple[int | str | None, ...]
 _SMALL = 16 * 1024
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 _A = onnx.AttributeProto
+_BODIES = ("then_branch", "else_branch", "body")
 _ONE_VALUE = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
 
 
@@ -185,6 +186,10 @@ class View:
             tensor = node.input(0)
         return None
 
+    def is_fixed(self, tensor: Tensor | None) -> bool:
+        """Whether the model fixes the value: a constant, or computed from constants alone."""
+        return tensor is not None and tensor in self._fixed
+
     def values(self, tensor: Tensor | None) -> Array | None:
         """Values of a constant as stored; None where they are not fixed by the model or not loaded."""
         root = self.constant_root(tensor)
@@ -193,6 +198,23 @@ class View:
         if root not in self._values:
             self._values[root] = _values(root)
         return self._values[root]
+
+    @cached_property
+    def _fixed(self) -> frozenset[Tensor]:
+        """All tensors that follow from constants alone, whatever the order of the nodes."""
+        pending = {node: sum(1 for tensor in node.inputs if tensor is not None) for node in self.nodes}
+        found = [tensor for tensor in self.tensors if tensor.stored is not None and tensor.producer is None]
+        found += [tensor for node in self.nodes if node.op == "Constant" for tensor in node.outputs if tensor]
+        fixed = set(found)
+        while found:
+            for node in found.pop().readers:
+                pending[node] -= 1
+                if pending[node] or any(name in node.attributes for name in _BODIES):
+                    continue
+                fresh = [tensor for tensor in node.outputs if tensor is not None and tensor not in fixed]
+                fixed.update(fresh)
+                found += fresh
+        return frozenset(fixed)
 
     @cached_property
     def _types(self) -> Mapping[Tensor, tuple[int, Shape | None]]:
