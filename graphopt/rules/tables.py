@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from graphopt.rules.channels import CHANNELS
+from graphopt.rules.cpu import CPU_INT8
 from graphopt.rules.explicit import EXPLICIT
 from graphopt.rules.operators import OPERATORS
 from graphopt.rules.placement import PLACEMENT
@@ -17,6 +19,8 @@ GROUPS: Mapping[str, Mapping[str, Rule]] = {
     "shapes": SHAPES,
     "explicit_int8": {**EXPLICIT, **PLACEMENT},
     "precision": PRECISION,
+    "cpu_int8": CPU_INT8,
+    "channels": CHANNELS,
 }
 
 RULES: Mapping[str, Rule] = {name: rule for group in GROUPS.values() for name, rule in group.items()}
