@@ -49,9 +49,7 @@ def test_every_target_has_a_profile_of_its_own_name(name: str) -> None:
 
 
 def test_an_unknown_target_lists_what_is_available_and_what_comes_close() -> None:
-    message = (
-        r"unknown target 'jetson-orin'. Did you mean jetson-orin-n.*\? Available: cpu, gpu, .*; or give .* FILE.toml"
-    )
+    message = r"unknown target 'jetson-orin'. Did you mean jetson-orin-nano or jetson-orin-nx.*\? Available: cpu, gpu, .*; or give .* FILE.toml"
     with pytest.raises(UsageError, match=message):
         load_target("jetson-orin")
 

@@ -20,12 +20,33 @@ from graphopt.targets.source import read_source
 # The targets by name, families first; each has a file of its name in ``profiles``.
 TARGETS: tuple[str, ...] = (
     "cpu",
+    "cpu-avx2",
+    "cpu-avx512",
+    "cpu-vnni",
+    "cpu-arm64",
     "gpu",
-    "jetson",
+    "gpu-cuda",
     "titan-xp",
+    "t4",
+    "a10",
+    "l4",
+    "rtx4090",
+    "a100",
+    "h100",
+    "jetson",
     "jetson-nano",
     "jetson-tx1",
+    "jetson-tx2",
+    "jetson-xavier-nx",
+    "jetson-xavier-nx-dla",
+    "jetson-agx-xavier",
+    "jetson-agx-xavier-dla",
     "jetson-orin-nano",
+    "jetson-orin-nx",
+    "jetson-orin-nx-dla",
+    "jetson-agx-orin",
+    "jetson-agx-orin-dla",
+    "jetson-thor",
 )
 
 _PROFILES = Path(__file__).parent / "profiles"
@@ -39,8 +60,8 @@ def profile_path(name: str) -> Path:
     """
     if name in TARGETS:
         return _PROFILES / f"{name}.toml"
-    close = difflib.get_close_matches(name, TARGETS, n=3)
-    hint = f" Did you mean {' or '.join(close)}?" if close else ""
+    close = [one for one in TARGETS if name and one.startswith(name)] or difflib.get_close_matches(name, TARGETS, n=3)
+    hint = f" Did you mean {' or '.join(close[:4])}?" if close else ""
     raise UsageError(f"unknown target '{name}'.{hint} Available: {', '.join(TARGETS)}; or give a profile as FILE.toml.")
 
 

@@ -112,6 +112,7 @@ DEVICE: Form = {
 RUNTIME: Form = {"fused": _flag, "precision": _text, "constants": _text, "fitted": _flag}
 HARDWARE: Form = {
     "runtime": _text,
+    "default_runtime": _text,
     "runtime_version": _text,
     "providers": _texts,
     "opset": _opset,
@@ -137,7 +138,7 @@ PROFILE: Form = {
     "recipe": _texts,
     "options": Each(Each(_any)),
     "hardware": HARDWARE,
-    "versions": Each(HARDWARE),
+    "versions": Each(Each(HARDWARE)),
     "releases": Each({"note": _text, "also": _texts, **HARDWARE}),
     "offered_releases": _texts,
     "release": _text,

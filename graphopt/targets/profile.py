@@ -136,14 +136,22 @@ def _hardware(found: Sequence[Layer], release: str, own: Source) -> Table:
         stated = merged(stated, table.get("hardware", {}))
         stated = merged(stated, {key: value for key, value in chosen.items() if key not in {"note", "also"}})
         versions = merged(versions, table.get("versions", {}))
-    wanted = stated.get("runtime_version", "")
-    if not versions or not wanted:
-        return stated
+    implied = _implied(versions.get(stated.get("runtime", ""), {}), stated.get("runtime_version", ""), own)
+    lacking = {key: sorted({*stated.get(key, ()), *implied[key]}) for key in _ADDED if key in implied}
+    return merged(merged(implied, stated), lacking)
+
+
+# What a version lacks is added to what every version lacks.
+_ADDED = ("refused_operators", "written_out")
+
+
+def _implied(versions: Mapping[str, Table], wanted: str, own: Source) -> Table:
+    """What the runtime's version implies: the newest of ``versions`` that is not above it."""
     fitting = [one for one in versions if _number(one) <= _number(wanted)]
-    if not fitting:
+    if versions and wanted and not fitting:
         oldest = min(versions, key=_number)
         raise own.error(("hardware", "runtime_version"), f"is {wanted}; the oldest that is known is {oldest}")
-    return merged(versions[max(fitting, key=_number)], stated)
+    return versions[max(fitting, key=_number)] if wanted and fitting else {}
 
 
 def _number(version: str) -> tuple[int, ...]:
@@ -170,7 +178,9 @@ def _build(own: Source, table: Table, name: str, release: str, power_mode: str) 
     refusal = given.get("int8_refusal", "")
     given["int8"] = _int8(given["int8"]) if "int8" in given and not refusal else None
     given["device"] = _device(own, given["device"], power_mode) if "device" in given else None
-    given["runtimes"] = _runtimes(own, given.get("runtimes", {}), given.pop("latency", {}))
+    given["runtimes"] = _runtimes(
+        own, given.get("runtimes", {}), given.pop("latency", {}), given.pop("default_runtime", "")
+    )
     return Hardware(**{**given, "name": name, "release": release})
 
 
@@ -206,11 +216,13 @@ def _device(own: Source, table: Table, power_mode: str) -> Device:
     )
 
 
-def _runtimes(own: Source, table: Table, latency: Table) -> tuple[RuntimeModel, ...]:
-    for name in latency:
-        if name not in table:
-            raise own.error(("hardware", "latency", name), f"is not a runtime here; known here: {', '.join(table)}")
+def _runtimes(own: Source, table: Table, latency: Table, default: str) -> tuple[RuntimeModel, ...]:
+    """The runtimes in their order, the default first."""
+    for key, name in (*((("latency", name), name) for name in latency), (("default_runtime",), default)):
+        if name and name not in table:
+            raise own.error(("hardware", *key), f"names '{name}', which is no runtime; known: {', '.join(table)}")
     for name, stated in table.items():
-        for key in ("fused", "precision", "constants"):
-            _needed(own, stated, ("hardware", "runtimes", name, key))
-    return tuple(RuntimeModel(name, **stated, latency=latency.get(name, {})) for name, stated in table.items())
+        for fact in ("fused", "precision", "constants"):
+            _needed(own, stated, ("hardware", "runtimes", name, fact))
+    ordered = sorted(table, key=lambda name: name != default)
+    return tuple(RuntimeModel(name, **table[name], latency=latency.get(name, {})) for name in ordered)
