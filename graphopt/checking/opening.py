@@ -7,8 +7,6 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
-
 from graphopt.checking.catalog import (
     INVALID,
     LFS_POINTER,
@@ -20,6 +18,7 @@ from graphopt.checking.catalog import (
     UNSUPPORTED,
     FileRule,
 )
+from graphopt.checking.types import contradiction
 from graphopt.errors import (
     InvalidModelError,
     LfsPointerError,
@@ -27,8 +26,6 @@ from graphopt.errors import (
     UnsafeModelError,
     UnsupportedModelError,
 )
-from graphopt.graph import import_graph, verify
-from graphopt.graph.exporting import without_weights
 from graphopt.model import LoadedModel, ModelSource, read
 from graphopt.model.structure import GUARANTEED_OPSET
 from graphopt.rules import Finding
@@ -72,7 +69,7 @@ def open_model(source: ModelSource) -> Opened:
     opset = next((entry.version for entry in model.proto.opset_import if entry.domain == ""), GUARANTEED_OPSET)
     if opset < GUARANTEED_OPSET:
         findings.append(OLD_OPSET.finding("", f"opset {opset}; raise_opset raises it"))
-    if not model.absent and (wrong := _contradiction(model.proto)):
+    if not model.absent and (wrong := contradiction(model.proto)):
         findings.append(INVALID.finding("", wrong))
     return Opened(model, tuple(findings))
 
@@ -97,14 +94,3 @@ def _out_of_reach(path: Path) -> str:
         return "no such file"
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
         return f"cannot be read: {getattr(error, 'strerror', None) or error}"
-
-
-def _contradiction(model: onnx.ModelProto) -> str:
-    """Why types and shapes do not fit together, empty where they do."""
-    try:
-        verify(without_weights(import_graph(model)))
-    except UnsupportedModelError:
-        return ""  # a form that graphopt cannot carry through; that says nothing about its validity
-    except ModelError as error:
-        return " ".join(str(error).split())
-    return ""
