@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from graphopt.rules.engine import check_model, find, select
+from graphopt.rules.explaining import explain
 from graphopt.rules.rule import ERROR, LEVELS, NOTE, WARNING, Finding, Place, Rule
 from graphopt.rules.tables import GROUPS, RULES
 from graphopt.rules.view import View
@@ -19,6 +20,7 @@ __all__ = [
     "Rule",
     "View",
     "check_model",
+    "explain",
     "find",
     "select",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from graphopt.rules.channels import CHANNELS
 from graphopt.rules.cpu import CPU_INT8
+from graphopt.rules.dla import DLA
 from graphopt.rules.explicit import EXPLICIT
 from graphopt.rules.operators import OPERATORS
 from graphopt.rules.placement import PLACEMENT
@@ -21,6 +22,7 @@ GROUPS: Mapping[str, Mapping[str, Rule]] = {
     "precision": PRECISION,
     "cpu_int8": CPU_INT8,
     "channels": CHANNELS,
+    "dla": DLA,
 }
 
 RULES: Mapping[str, Rule] = {name: rule for group in GROUPS.values() for name, rule in group.items()}
