@@ -1,14 +1,8 @@
-"""Rules told to people: one at length, all in a table.
-
-``python -m graphopt.rules.explaining docs/rules.md`` writes the generated part of that page anew.
-"""
+"""Rules told to people: one at length, all in a table."""
 
 from __future__ import annotations
 
-import sys
 import textwrap
-from collections.abc import Sequence
-from pathlib import Path
 
 from graphopt.rules.rule import Rule
 from graphopt.rules.tables import GROUPS
@@ -29,11 +23,7 @@ def tables() -> str:
     lines: list[str] = []
     for group, rules in GROUPS.items():
         lines += [f"## `{group}`", "", "| code | rule | level | what it holds | mended by |", "|---|---|---|---|---|"]
-        lines += [
-            f"| [{rule.code}](#{rule.code.lower()}) | `{rule.name}` | {rule.level} | {_cell(rule.summary)} | {', "
-            f"'.join(f'`{name}`' for name in rule.fix)} |"
-            for rule in rules.values()
-        ]
+        lines += [_row(rule) for rule in rules.values()]
         lines.append("")
         for rule in rules.values():
             lines += [f"### {rule.code}", "", f"`{rule.name}`: {rule.summary}. {rule.explanation}", ""]
@@ -48,16 +38,6 @@ def renewed(page: str) -> str:
     return f"{before}{begin}\n{tables()}{end}{after}" if begin and end else page
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Renew the pages named."""
-    for name in arguments:
-        path = Path(name)
-        path.write_text(renewed(path.read_text(encoding="utf-8")), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+def _row(rule: Rule) -> str:
+    passes = ", ".join(f"`{name}`" for name in rule.fix)
+    return f"| [{rule.code}](#{rule.code.lower()}) | `{rule.name}` | {rule.level} | {rule.summary} | {passes} |"
