@@ -62,13 +62,13 @@ def _round(graph: gs.Graph, highest: int, listed: frozenset[str]) -> tuple[Count
     index = Index(graph)
     made: Made = {}
     for node in nodes:
-        draft = Draft(node, graph.opset, types)
+        draft = Draft(node, graph.opset, types, index)
         reason = _draft(draft)
         if reason:
             where = str(node.name or next((tensor.name for tensor in node.outputs if not tensor.is_empty()), node.op))
             skipped.append(Skip(where, f"the target does not take {node.op}, and {reason}"))
             continue
-        draft.write(index, made)
+        draft.write(made)
         counts[node.op] += 1
         written.append(node)
     index.drop(written)

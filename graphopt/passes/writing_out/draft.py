@@ -47,11 +47,13 @@ class Draft:
         node: the node.
         opset: version of the default operator set that the drafted nodes are written in.
         types: inferred types by tensor name.
+        index: of the graph that the node stands in.
     """
 
     node: gs.Node
     opset: int
     types: Mapping[str, TensorType]
+    index: Index
     _steps: list[_Step] = field(default_factory=list)
 
     def input(self, slot: int) -> gs.Tensor | None:
@@ -153,11 +155,13 @@ class Draft:
 
     def only_output(self) -> None:
         """Raise CannotWriteError where another output than the first is read."""
-        if any(not tensor.is_empty() and tensor.outputs for tensor in self.node.outputs[1:]):
+        rest = [tensor for tensor in self.node.outputs[1:] if not tensor.is_empty()]
+        if any(tensor.outputs or self.index.is_output(tensor) for tensor in rest):
             raise CannotWriteError("another output than the first is read")
 
-    def write(self, index: Index, made: Made) -> int:
-        """Write the drafted nodes; the last one writes what the node writes. Returns how many there are."""
+    def write(self, made: Made) -> None:
+        """Write the drafted nodes; the last one writes what the node writes."""
+        index = self.index
         home, target = index.home(self.node), self.node.outputs[0]
         name = self.node.name or target.name
         results: list[gs.Tensor] = []
@@ -178,7 +182,6 @@ class Draft:
             result = target if last else variable(index, prefix)
             add_node(index, step.op, list(map(tensor, step.inputs)), [result], step.attrs, prefix=prefix, home=home)
             results.append(result)
-        return len(self._steps)
 
 
 Form: TypeAlias = Callable[[Draft], None]
