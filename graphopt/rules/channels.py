@@ -24,16 +24,16 @@ def _channels_off_step(view: View, hardware: Hardware) -> Iterator[Place]:
         precision = _precision(view, node, hardware)
         step = hardware.channel_multiple.get(precision, 1)
         sizes = channels(view, node)
-        if step > 1 and sizes is not None and sizes[1] % step:
+        if step > 1 and sizes is not None and sizes[1] % step and not _is_one_pixel(view, node):
             found.setdefault((sizes[1], precision), []).append(node)
     for (size, precision), nodes in found.items():
         step = hardware.channel_multiple[precision]
         padded = -(-size // step) * step
-        also = f" and {len(nodes) - 1} more" if len(nodes) > 1 else ""
+        layers = "a layer" if len(nodes) == 1 else f"{len(nodes)} layers"
         yield Place(
             nodes[0].name,
-            f"{size} output channels{also}, which {precision} kernels compute as {padded} ({padded / size - 1:.0%} "
-            f"more work): make them a multiple of {step}",
+            f"{layers} of {size} output channels, which {precision} kernels compute as {padded} ({padded / size - "
+            f"1:.0%} more work): make them a multiple of {step}",
         )
 
 
@@ -50,6 +50,12 @@ def _followed(view: View) -> list[Node]:
         seen.update(fresh)
         pending += fresh
     return [node for node in heavy if node.output() in seen]
+
+
+def _is_one_pixel(view: View, node: Node) -> bool:
+    """Whether a convolution runs on one pixel, as in squeeze-and-excitation: little work, however much is padded."""
+    shape = view.shape(node.output())
+    return node.op in CONVOLUTIONS and shape is not None and all(size == 1 for size in shape[2:])
 
 
 def _has_weights(view: View, node: Node) -> bool:

@@ -32,8 +32,9 @@ def _computing(view: View) -> Iterator[Node]:
 def _operator(view: View, hardware: Hardware) -> Iterator[Place]:
     if hardware.accelerator != "dla":
         return
+    told = frozenset((*hardware.written_out, *hardware.refused_operators))  # by rules of their own
     for node in _computing(view):
-        if node.op not in NATIVE:
+        if node.op not in NATIVE and node.op not in told:
             advice = " (an AveragePool or MaxPool with a window of at most 8 is native)" if node.op in _WINDOWS else ""
             yield Place(node.name, f"{node.op}: the accelerator has no such layer; the GPU runs it{advice}")
 

@@ -85,7 +85,7 @@ def _foreign_type(view: View, hardware: Hardware) -> Iterator[Place]:
 
 def _double_precision(view: View, hardware: Hardware) -> Iterator[Place]:
     for tensor in view.tensors:
-        if view.dtype(tensor) == TensorProto.DOUBLE:
+        if view.dtype(tensor) == TensorProto.DOUBLE and not view.is_fixed(tensor):
             yield Place(
                 tensor.name, f"a float64 tensor, which {hardware.runtime} cuts down to float32: cast it yourself"
             )
