@@ -32,8 +32,8 @@ def _channels_off_step(view: View, hardware: Hardware) -> Iterator[Place]:
         layers = "a layer" if len(nodes) == 1 else f"{len(nodes)} layers"
         yield Place(
             nodes[0].name,
-            f"{layers} of {size} output channels, which {precision} kernels compute as {padded} ({padded / size - "
-            f"1:.0%} more work): make them a multiple of {step}",
+            f"{layers} of {size} output channels, which {precision} kernels compute as {padded} "
+            f"({padded / size - 1:.0%} more work): make them a multiple of {step}",
         )
 
 
