@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from graphopt.inspection import Inspection
 
 MOST_FINDINGS = 30
-_TITLES = {"half_channels": "half the channels", "rank_1": "separable, rank 1", "rank_2": "rank 2", "int8": "int8"}
+_TITLES = {"half_channels": "half channels", "rank_1": "separable: 1", "rank_2": "2 pairs", "int8": "int8"}
 
 
 def latency_lines(latency: Latency) -> Iterator[str]:
