@@ -10,17 +10,17 @@ def matches(pattern: str, path: str) -> bool:
     """Whether a path, relative to the configuration's folder and with ``/`` between its parts, fits a pattern.
 
     ``*`` and ``?`` stand for anything but ``/``, ``**`` for any folders, ``[abc]`` for one of these characters. A
-    pattern without ``/`` fits the file's name in any folder; one that ends in ``/`` fits all that is below.
+    pattern without ``/`` fits the file's name in any folder, one that begins with ``/`` only in this one; one that ends
+    in ``/`` fits all that is below.
     """
     return _compiled(pattern).fullmatch(path) is not None
 
 
 @cache
 def _compiled(pattern: str) -> re.Pattern[str]:
-    text = pattern.removeprefix("./")
-    if text.endswith("/"):
-        text += "**"
-    if "/" not in text:
+    text = f"{pattern}**" if pattern.endswith("/") else pattern
+    text = text.removeprefix(".").removeprefix("/") if text.startswith(("/", "./")) else text
+    if "/" not in pattern:
         text = f"**/{text}"
     parts: list[str] = []
     position = 0
