@@ -64,6 +64,12 @@ def _finite(value: object) -> str | None:
     return None if right else "must be a number"
 
 
+def _constants(value: object) -> str | None:
+    """A number, or a table of numbers: dotted names of constants may be written with and without quotes."""
+    numbers = value.values() if isinstance(value, dict) else (value,)
+    return "must be a number" if any(_finite(one) for one in numbers) else None
+
+
 def _opset(value: object) -> str | None:
     right = isinstance(value, list) and len(value) == 2 and all(_whole(version) is None for version in value)
     return None if right and isinstance(value, list) and value[0] <= value[1] else "must be [lowest, highest]"
@@ -129,7 +135,7 @@ HARDWARE: Form = {
     "rules": _texts,
     "device": DEVICE,
     "runtimes": Each(RUNTIME),
-    "latency": Each(Each(_finite)),
+    "latency": Each(Each(_constants)),
 }
 PROFILE: Form = {
     "name": _text,

@@ -225,4 +225,14 @@ def _runtimes(own: Source, table: Table, latency: Table, default: str) -> tuple[
         for fact in ("fused", "precision", "constants"):
             _needed(own, stated, ("hardware", "runtimes", name, fact))
     ordered = sorted(table, key=lambda name: name != default)
-    return tuple(RuntimeModel(name, **table[name], latency=latency.get(name, {})) for name in ordered)
+    return tuple(RuntimeModel(name, **table[name], latency=_dotted(latency.get(name, {}))) for name in ordered)
+
+
+def _dotted(table: Table) -> dict[str, float]:
+    """Constants by their dotted names, however they were written."""
+    found: dict[str, float] = {}
+    for key, value in table.items():
+        found.update(
+            {f"{key}.{inner}": one for inner, one in value.items()} if isinstance(value, dict) else {key: value}
+        )
+    return found
