@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
+import time
 from pathlib import Path
 
 import onnx
 import pytest
 
 import graphopt
+from graphopt.cli import main
 from graphopt.errors import UsageError
 from graphopt.passes import PASSES
 from graphopt.rules.engine import select
@@ -260,3 +263,29 @@ def test_no_module_but_the_reader_knows_a_target_by_its_name() -> None:
     for path in Path(graphopt.__file__).parent.rglob("*.py"):
         if path.parent.name != "targets" and "cli" not in path.parts:
             assert not re.search(f'"({names})"', path.read_text(encoding="utf-8")), path
+
+
+# The command
+
+
+def test_targets_are_listed_quickly(capsys: pytest.CaptureFixture[str]) -> None:
+    before = time.thread_time()
+    assert main(["targets"]) == 0
+    assert time.thread_time() - before < 0.4  # most of the half second belongs to Python's own start
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(TARGETS)
+
+
+def test_one_target_is_shown_with_its_runtimes_releases_and_power_modes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["targets", "jetson-agx-orin@5.1,30W"]) == 0
+    lines = {line.split()[0]: line.split(None, 1)[1] for line in capsys.readouterr().out.splitlines() if line[0] != " "}
+    assert lines["hardware.runtime_version"] == "8.5.2"
+    assert lines["hardware.runtimes.tensorrt.fused"] == "yes"
+    assert lines["hardware.device.power_modes.50W.clock"] == "0.637"
+    assert lines["releases.6.0"] == "L4T 36.3, TensorRT 8.6.2"
+
+
+def test_one_target_is_shown_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["targets", "titan-xp", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [one["name"] for one in found["hardware"]["runtimes"]] == ["tensorrt", "cuda", "eager-fp32"]
+    assert found["hardware"]["device"]["peak_tops"]["float32"] == 12.15
