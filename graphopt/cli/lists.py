@@ -111,11 +111,11 @@ def _profile(profile: Target) -> str:
 
 def _shown(value: Any) -> list[str]:
     """The lines of a value."""
-    if value is None or value == []:
+    if value is None or value in ([], ""):
         return ["none"]
     if isinstance(value, bool):
         return ["yes" if value else "no"]
     if isinstance(value, float):
         return [f"{value:.4g}"]
     text = ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
-    return textwrap.wrap(text, _WIDTH) or [""]
+    return textwrap.wrap(text, _WIDTH)
