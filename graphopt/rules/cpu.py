@@ -157,14 +157,23 @@ def _signed_activations(view: View, hardware: Hardware) -> Iterator[Place]:
         ends = [end for pair in pairs if (end := pair.output()) is not None]
         readers = [reader for end in ends for reader in end.readers]
         several = len(readers) + sum(end.is_output for end in ends) > 1
-        source = node.input(0)
-        maker = source.producer if source is not None else None
-        if several and any(one.op == "Conv" for one in (*readers, *([maker] if maker else []))):
+        maker = _maker(node.input(0))
+        if several and any(one is not None and one.op == "Conv" for one in (*readers, maker)):
             yield Place(
                 node.name,
                 "an activation in int8 with several readers; on x86 the convolutions around it run in float: quantize "
                 "activations as uint8",
             )
+
+
+def _maker(tensor: Tensor | None) -> Node | None:
+    """The node that computes a tensor, a Relu or Clip behind it let through."""
+    for _ in range(_FAR):
+        node = tensor.producer if tensor is not None else None
+        if node is None or node.op not in ("Relu", "Clip", *_MOVED_ACROSS):
+            return node
+        tensor = node.input(0)
+    return None
 
 
 def _signed_integers(view: View, hardware: Hardware) -> Iterator[Place]:

@@ -12,10 +12,11 @@ BEGIN, END = "<!-- rules: begin -->", "<!-- rules: end -->"
 
 def explain(rule: Rule, width: int = 100) -> str:
     """Return what a rule is about, why, what to do and what it rests on, in lines of at most ``width`` characters."""
-    parts = [f"{rule.code} {rule.name} ({rule.level}): {rule.summary}", "", *textwrap.wrap(rule.explanation, width)]
+    wrap = textwrap.TextWrapper(width, break_on_hyphens=False, break_long_words=False).wrap
+    parts = [f"{rule.code} {rule.name} ({rule.level}): {rule.summary}", "", *wrap(rule.explanation)]
     if rule.fix:
-        parts += ["", *textwrap.wrap(f"Mended by: {', '.join(rule.fix)}", width)]
-    return "\n".join([*parts, "", *textwrap.wrap(f"Source: {rule.source}", width)])
+        parts += ["", *wrap(f"Mended by: {', '.join(rule.fix)}")]
+    return "\n".join([*parts, "", *wrap(f"Source: {rule.source}")])
 
 
 def tables() -> str:
