@@ -18,13 +18,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 
 from graphopt.calibration.observers import Range
 from graphopt.passes.quantize_int8 import scales
-from graphopt.passes.quantize_int8.numbers import QuantizedWeight
 from graphopt.passes.quantize_int8.placement import Placement
 from graphopt.passes.quantize_int8.residual import Residual, residuals
 from graphopt.passes.quantize_int8.sensitivity import NoiseGroup
@@ -49,12 +46,15 @@ def explicit_units(model: onnx.ModelProto, dtypes: Mapping[str, int], rules: Int
 
 def _as_ruled(unit: Unit, units: Units, dtypes: Mapping[str, int], rules: Int8Rules) -> Unit:
     operator = unit.node.op_type
-    named = not rules.quantized_operators or operator in rules.quantized_operators
-    if operator == "ConvTranspose" and named and unit.node.domain in FLOAT_DOMAINS:
-        unit = _transposed(unit, units, dtypes)
-    if unit.role is Role.ELEMENTWISE and operator != "Add" and not (operator in POOLS and named):
+    if operator == "ConvTranspose":
+        return as_transposed(unit, units, dtypes, rules)
+    if unit.role is Role.ELEMENTWISE and operator != "Add" and not (operator in POOLS and _named(operator, rules)):
         return replace(unit, role=Role.FLOAT, inputs=())
     return unit
+
+
+def _named(operator: str, rules: Int8Rules) -> bool:
+    return not rules.quantized_operators or operator in rules.quantized_operators
 
 
 def _joined(unit: Unit, addition: Residual | None, rules: Int8Rules) -> Unit:
@@ -65,9 +65,11 @@ def _joined(unit: Unit, addition: Residual | None, rules: Int8Rules) -> Unit:
     return replace(unit, inputs=(addition.skip,) if rules.residual_inputs == "skip" else unit.inputs)
 
 
-def _transposed(unit: Unit, units: Units, dtypes: Mapping[str, int]) -> Unit:
-    """Give a ConvTranspose of constant weights its int8 form."""
+def as_transposed(unit: Unit, units: Units, dtypes: Mapping[str, int], rules: Int8Rules) -> Unit:
+    """Return a ConvTranspose of constant weights with an int8 form, if the rules name it; other units as they are."""
     node = unit.node
+    if node.op_type != "ConvTranspose" or node.domain not in FLOAT_DOMAINS or not _named(node.op_type, rules):
+        return unit
     weight = units.constants.get(node.input[1])
     if node.input[0] in units.constants:
         reason = "its input is constant"
@@ -89,7 +91,7 @@ def refused(units: Units, rules: Int8Rules) -> dict[int, str]:
 
 def _why_not(unit: Unit, units: Units, rules: Int8Rules) -> str:
     """Say why the rules leave a layer in float; empty where they do not."""
-    if rules.quantized_operators and unit.node.op_type not in rules.quantized_operators:
+    if not _named(unit.node.op_type, rules):
         return f"{unit.node.op_type} does not run in int8 on the target"
     if unit.node.op_type not in ("Conv", "ConvTranspose"):
         return ""
@@ -150,9 +152,6 @@ def place(
     int8: Iterable[int],
     ranges: Mapping[str, Range],
     rules: Int8Rules,
-    *,
-    weights: Mapping[int, QuantizedWeight] | None = None,
-    bias: Mapping[int, npt.NDArray[np.float64]] | None = None,
 ) -> Placement:
     """Give every tensor that carries Q/DQ its scale."""
     chosen = frozenset(int8)
@@ -160,7 +159,7 @@ def place(
     joined = scales.groups(units, names, concats=rules.shared_concat_scale)
     widest = scales.shared({name: ranges[name] for name in names}, joined)
     parameters = {name: symmetric_parameters(found) for name, found in widest.items()}
-    return Placement(chosen, parameters, weights or {}, bias or {})
+    return Placement(chosen, parameters, {}, {})
 
 
 def clashes(units: Units, int8: Iterable[int], ranges: Mapping[str, Range], rules: Int8Rules) -> dict[int, float]:

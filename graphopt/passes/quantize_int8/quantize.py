@@ -86,6 +86,7 @@ class QuantizeInt8:
             UsageError: an excluded node does not exist.
         """
         scheme = scheme_for(context.hardware, self._rules(context.hardware))
+        original = model
         model, upgraded = scheme.prepared(model)
         work = Quantization(model, scheme, context, self.samples)
         excluded = _excluded(work.units, self.exclude)
@@ -96,8 +97,8 @@ class QuantizeInt8:
         refused |= dict.fromkeys(excluded, "excluded by the option quantize_int8.exclude")
         chosen, recipe, quantized, refused = self._fastest(work, refused)
         details: dict[str, Any] = {"opset": upgraded} if upgraded else {}
-        yield _candidate(work, quantized, chosen, recipe, refused, details)
-        yield from self._gentler(work, chosen, recipe, refused, details)
+        yield _candidate(work, original, quantized, chosen, recipe, refused, details)
+        yield from self._gentler(work, original, chosen, recipe, refused, details)
 
     def _rules(self, hardware: Hardware) -> Int8Rules:
         rules = hardware.int8
@@ -117,8 +118,9 @@ class QuantizeInt8:
         of which one operand comes from a float layer, in a chain of blocks one after the other.
         """
         speedup = work.context.goals.speedup
-        if self.placement == "all" or speedup is None:
-            return self._first(work, refused, everything=self.placement == "all")
+        everything_at_once = self.placement == "all" or work.scheme.chooses
+        if everything_at_once or speedup is None:
+            return self._first(work, refused, everything=everything_at_once)
         first = self._first(work, refused, everything=False)
         everything = work.able(refused)
         longer = work.predicted_microseconds(everything) / max(work.predicted_microseconds(first[0]), 1e-9)
@@ -163,13 +165,14 @@ class QuantizeInt8:
     def _choose(self, work: Quantization, chosen: frozenset[int]) -> Recipe:
         """Choose observer and bias correction by the noise in the outputs."""
         observers = AUTO_OBSERVERS if self.observer == "auto" else (self.observer,)
-        recipes = [Recipe(observer, self.bias_correction == "on") for observer in observers]
-        if len(recipes) == 1 and self.bias_correction != "auto":
+        correction = self.bias_correction if work.scheme.corrects_biases else "off"
+        recipes = [Recipe(observer, correction == "on") for observer in observers]
+        if len(recipes) == 1 and correction != "auto":
             return recipes[0]
         noises = [work.noise(work.build(chosen, recipe), CHOICE_SAMPLES) for recipe in recipes]
         best = min(range(len(recipes)), key=lambda index: (noises[index], index))
         recipe = recipes[best]
-        if self.bias_correction == "auto":
+        if correction == "auto":
             corrected = replace(recipe, correct_bias=True)
             gain = decibel(work.noise(work.build(chosen, corrected), CHOICE_SAMPLES)) - decibel(noises[best])
             if gain > CLEAR_GAIN:
@@ -179,6 +182,7 @@ class QuantizeInt8:
     def _gentler(
         self,
         work: Quantization,
+        original: onnx.ModelProto,
         chosen: frozenset[int],
         recipe: Recipe,
         refused: dict[int, str],
@@ -189,7 +193,7 @@ class QuantizeInt8:
         if refined.exceptions:
             better = work.build(chosen, refined)
             if work.noise(better, CHOICE_SAMPLES) < work.noise(work.build(chosen, recipe), CHOICE_SAMPLES):
-                yield _candidate(work, better, chosen, refined, refused, details)
+                yield _candidate(work, original, better, chosen, refined, refused, details)
             else:
                 refined = recipe
         in_float = work.predicted_microseconds(frozenset())
@@ -219,11 +223,12 @@ class QuantizeInt8:
                 if work.units.all[index].role is Role.HEAVY
             }
             work.calibrate(gentler)
-            yield _candidate(work, work.build(gentler, refined), gentler, refined, reasons, details)
+            yield _candidate(work, original, work.build(gentler, refined), gentler, refined, reasons, details)
 
 
 def _candidate(
     work: Quantization,
+    original: onnx.ModelProto,
     quantized: onnx.ModelProto,
     chosen: frozenset[int],
     recipe: Recipe,
@@ -244,7 +249,14 @@ def _candidate(
     label = f"{in_int8} of {len(heavy)} convolutions and matrix products in int8"
     if recipe.exceptions:
         label += " with refined ranges"
-    return Candidate(quantized, replace(report, details=figures), label)
+    delivery = work.scheme.delivered(original, quantized, work.units, work.placement(chosen, recipe))
+    return Candidate(
+        delivery.model,
+        replace(report, details=figures),
+        label,
+        files=delivery.files,
+        simulation=delivery.simulation,
+    )
 
 
 def _report(work: Quantization, chosen: frozenset[int], refused: dict[int, str]) -> PassReport:

@@ -119,7 +119,8 @@ class Quantization:
 
     def able(self, forced_float: Iterable[int] = ()) -> frozenset[int]:
         """Return the units that the target can run in int8."""
-        able = {index for index, time in self.times.items() if time.int8 is not None}
+        known = {index for index, time in self.times.items() if time.int8 is not None}
+        able = {index for index in known if self.units.all[index].role is not Role.FLOAT}
         return self.scheme.settled(self.units, able.difference(forced_float))
 
     def fastest(
@@ -153,13 +154,14 @@ class Quantization:
             threads=self.context.threads,
             progress=lambda done: report("quantize_int8: calibration", done, self.samples),
         )
+        self.units = self.scheme.blinded(self.units, [name for name in missing if name not in found.tensors])
         self.statistics = Statistics(
             {**self.statistics.tensors, **found.tensors}, found.samples, {**self.statistics.infinite, **found.infinite}
         )
 
     def observable(self, int8: Iterable[int]) -> frozenset[int]:
         """Drop units that read or make a tensor which calibration could not observe (not float, say)."""
-        chosen = frozenset(int8)
+        chosen = frozenset(index for index in int8 if self.units.all[index].role is not Role.FLOAT)
         seen = self.statistics.tensors
         while True:
             tensors = self.scheme.tensors(self.units, chosen)

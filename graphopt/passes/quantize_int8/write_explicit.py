@@ -11,7 +11,7 @@ own for its weights, also where layers share them: runtimes look for a pair that
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,8 @@ def write_explicit(
     placement: Placement,
     rules: Int8Rules,
     readers: Mapping[str, Sequence[int]],
+    *,
+    answers: bool = False,
 ) -> onnx.ModelProto:
     """Return a copy of ``model`` with Q/DQ on the edges ``readers``; ``model`` is left as it is.
 
@@ -39,9 +41,10 @@ def write_explicit(
         units: its units.
         placement: what runs in int8, and the scale of every tensor in ``readers``.
         rules: how weights are written.
-        readers: tensor -> units that read it quantized; their nodes read it through every one of ``Unit.inputs``.
+        readers: tensor -> units that read it quantized.
+        answers: whether those of them that are outputs of the graph are answered quantized as well.
     """
-    writer = _Writer(units, placement, rules, readers, names_of(model.graph))
+    writer = _Writer(units, placement, rules, readers, names_of(model.graph), units.graph_outputs if answers else ())
     for name in units.graph_inputs:
         writer.quantize(name)
     for unit in units.all:
@@ -61,6 +64,7 @@ class _Writer:
         rules: Int8Rules,
         readers: Mapping[str, Sequence[int]],
         names: set[str],
+        answers: Collection[str],
     ) -> None:
         self.units = units
         self.placement = placement
@@ -74,6 +78,7 @@ class _Writer:
             for index in indexes:
                 self._read_by.setdefault(index, []).append(name)
         self._dequantized: dict[str, str] = {}
+        self._answers = {name for name in answers if name in readers and name in units.producer}
 
     def emit(self, unit: Unit) -> None:
         """Write one unit, with the Q/DQ of its weights before it."""
@@ -85,6 +90,10 @@ class _Writer:
             nodes[0].input[position] = moved.get(name, name)
         if unit.index in self.placement.int8 and unit.role is Role.HEAVY:
             self._quantize_weights(unit, nodes[0])
+        for position, name in enumerate(nodes[-1].output):
+            if name in self._answers:
+                nodes[-1].output[position] = self._fresh(f"{name}_float")
+                self._dequantized[name] = nodes[-1].output[position]
         self.nodes.extend(nodes)
 
     def quantize(self, name: str) -> None:
@@ -94,6 +103,11 @@ class _Writer:
         parameters = self.placement.parameters[name]
         scale = self._constant(f"{name}_scale", np.array(parameters.scale, np.float32))
         zero_point = self._constant(f"{name}_zero_point", parameters.zero_point_array)
+        if name in self._answers:
+            quantized = self._node("QuantizeLinear", [self._dequantized[name], scale, zero_point], f"{name}_quantized")
+            self._node("DequantizeLinear", [quantized, scale, zero_point], name, answer=True)
+            self._dequantized[name] = name
+            return
         self._dequantized[name] = self._pair(name, scale, zero_point)
 
     def _quantize_weights(self, unit: Unit, node: onnx.NodeProto) -> None:
@@ -129,8 +143,10 @@ class _Writer:
         quantized = self._node("QuantizeLinear", [name, scale, zero_point], f"{name}_quantized", axis)
         return self._node("DequantizeLinear", [quantized, scale, zero_point], f"{name}_dequantized", axis)
 
-    def _node(self, operator: str, inputs: list[str], output: str, axis: int | None = None) -> str:
-        output = self._fresh(output)
+    def _node(
+        self, operator: str, inputs: list[str], output: str, axis: int | None = None, *, answer: bool = False
+    ) -> str:
+        output = output if answer else self._fresh(output)
         node = onnx.helper.make_node(operator, inputs, [output], name=self._fresh(f"{output}_{operator}"))
         if axis is not None:
             node.attribute.append(onnx.helper.make_attribute("axis", axis))
