@@ -1,4 +1,4 @@
-"""Raise the version of the default operator set, where asked to.
+"""Raise the version of the default operator set, where asked to or the target wants it (``write_opset``).
 
 ``--option raise_opset.to=20`` lets the passes after it use operators that came later: HardSwish (14),
 LayerNormalization (17), Mish (18), Gelu (20), RMSNormalization (23). Every node is carried over version by version: an
@@ -29,11 +29,11 @@ class RaiseOpset:
     """Raise the version of the default operator set.
 
     Attributes:
-        to: the version wanted; 0 leaves it as it is.
+        to: the version wanted; 0 takes what the target wants older models raised to, which most leave as they are.
     """
 
     name: ClassVar[str] = "raise_opset"
-    summary: ClassVar[str] = "raise the operator set version, where asked to"
+    summary: ClassVar[str] = "raise the operator set version, where asked to or the target wants it"
     exact: ClassVar[bool] = True
 
     to: int = 0
@@ -41,7 +41,7 @@ class RaiseOpset:
     def apply(self, graph: gs.Graph, context: Context) -> PassReport:
         """Edit ``graph`` in place."""
         highest = context.hardware.opset[1]
-        wanted = min(self.to, highest)
+        wanted = min(self.to or context.hardware.write_opset or 0, highest)
         skipped = [Skip(f"opset {self.to}", f"the target takes {highest} at most")] if self.to > highest else []
         if wanted <= graph.opset:
             return PassReport(0, tuple(skipped))
