@@ -152,12 +152,16 @@ def run() -> dict[str, Any]:
             for name, r in off.items()
         },
         "errors": {
-            f"{DEVICES[d].name} {p.net} b{p.batch}": round(float(np.expm1(families_out[d][i] - bench.sets[d].log_ms[i])), 3)
+            f"{DEVICES[d].name} {p.net} b{p.batch}": _error(families_out[d][i] - bench.sets[d].log_ms[i])
             for d, found in bench.points.items()
             for i, p in enumerate(found)
             if p.batch in (1, 16)
         },
     }  # fmt: skip
+
+
+def _error(off: float) -> float:
+    return round(float(np.expm1(off)), 3)
 
 
 def main() -> None:
