@@ -329,7 +329,7 @@ def test_a_latency_gate_must_fail_twice(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        pytest.param({"target": "jetson"}, UsageError, "not available yet", id="planned target"),
+        pytest.param({"target": "jetson@9"}, UsageError, "no release and no power mode", id="unknown release"),
         pytest.param({"passes": ["fold"]}, UsageError, "unknown pass 'fold'; there are: .*eliminate_dead", id="pass"),
         pytest.param({"passes": "eliminate_dead"}, UsageError, "a list of names", id="passes as text"),
         pytest.param({"skip": ["fold"]}, UsageError, "unknown pass 'fold'", id="skipped pass"),
