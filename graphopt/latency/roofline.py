@@ -24,6 +24,7 @@ _MEMORY = {"normalization": "normalization", "reduction": "normalization", "broa
 _MATRIX_PRODUCTS = ("fully_connected", "matmul", "recurrent", "attention")
 _FEW_ROWS = 8
 _MANY_ROWS = 32  # from here on a matrix product is cut into tiles as a 1x1 convolution is
+_MATRIX_UNITS = 4.5  # packed float16 doubles the rate of float32 and dp4a takes it times four; more is tensor cores
 _LARGE_WINDOW = 16  # elements; pooling windows above are whole planes
 DEFAULT = RuntimeModel(name="datasheet", fused=True, precision="float32", constants=DATASHEET_SET)
 
@@ -115,7 +116,9 @@ def _peak(work: KernelWork, hardware: Hardware, device: Device, fitted: Constant
         raise UsageError(f"target '{hardware.name}' does not compute in {precision}; it does in {known}")
     if work.kind == "depthwise":
         return min(device.peak_tops.get("float32", device.peak_tops[precision]), device.peak_tops[precision])
-    return device.peak_tops[precision] * fitted.get(f"precision.{precision}", 1.0)
+    peak = device.peak_tops[precision]
+    matrix_units = peak > _MATRIX_UNITS * device.peak_tops.get("float32", peak)
+    return peak * fitted.get(f"matrix.{precision}", 1.0) if matrix_units else peak
 
 
 def _share(work: KernelWork, fitted: Constants) -> Number:
