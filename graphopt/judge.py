@@ -31,6 +31,9 @@ HOW_TO_GIVE = "give samples with --data (data= in Python)"
 # Choices therefore add that part of a standard error to what they measure.
 CAUTION = 0.25
 Z95 = 1.96
+# Seconds and precision of timings that choices rest on, and of those that the verdict rests on (``measure_rounds``).
+BRIEFLY = (1.5, 0.02)
+THOROUGHLY = (5.0, 0.01)
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ class DataJudge:
             metric = accuracy.optimized
             if not accuracy.passed:
                 return Trial(accuracy.reason, metric)
-        speed = self._speed(current, candidate)
+        speed = self._speed(current, candidate, attempt=0)
         if (speed.speedup if faster else speed.high) < 1:
             return Trial(f"{_times(speed.speedup)} as fast as the model without it", metric, speed.optimized_ms)
         return Trial(None, metric, speed.optimized_ms)
@@ -156,7 +159,7 @@ class DataJudge:
             int8_follows=int8_follows,
             original_macs=self.costs.of(self.original).macs,
             drop=self._drop if self.parts.selection is not None else None,
-            speedup=lambda model: self._speed(self.original, model).speedup,
+            speedup=lambda model: self._speed(self.original, model, attempt=0).speedup,
         )
 
     def _drop(self, model: onnx.ModelProto) -> float:
@@ -240,7 +243,8 @@ class DataJudge:
     def _speed(self, baseline: onnx.ModelProto, model: onnx.ModelProto, attempt: int = 1) -> Measured:
         """Measure, or recall what was measured on this machine before; see ``graphopt.decisions``.
 
-        A model is not compared with itself, where only noise would tell: one measurement stands for both.
+        ``attempt``: 0 for a choice, which is timed briefly, 1 and 2 for the verdict. A model is not compared with
+        itself, where only noise would tell: one measurement stands for both.
         """
         same = self._digest(baseline) == self._digest(model)
         key = comparison_key(
@@ -257,11 +261,21 @@ class DataJudge:
             return _unchanged(known.baseline_ms) if same else known
         self.progress("measuring latency", 0, 0)
         feed, threads, providers = self.feeds[0], self.threads, self.providers
+        seconds, precision = BRIEFLY if attempt == 0 else THOROUGHLY
         if same:
-            timing = bench(baseline, feed, threads=threads, providers=providers, seed=self.seed)
+            timing = bench(baseline, feed, threads=threads, providers=providers, seconds=seconds, seed=self.seed)
             measured = _unchanged(timing.median_ms)
         else:
-            found = measure(baseline, model, feed, threads=threads, providers=providers, seed=self.seed)
+            found = measure(
+                baseline,
+                model,
+                feed,
+                threads=threads,
+                providers=providers,
+                seconds=seconds,
+                precision=precision,
+                seed=self.seed,
+            )
             measured = Measured(found.baseline_ms, found.optimized_ms, found.speedup, *found.ci95)
         self._decisions.remember(key, measured)
         self._fresh.add(key)

@@ -27,6 +27,7 @@ from graphopt.passes.fuse_normalization import FuseNormalization
 from graphopt.passes.fuse_padding import FusePadding
 from graphopt.passes.inline import Inline
 from graphopt.passes.merge_convolutions import MergeConvolutions
+from graphopt.passes.merge_groups import MergeGroups
 from graphopt.passes.prune_blocks import PruneBlocks
 from graphopt.passes.prune_filters import PruneFilters
 from graphopt.passes.prune_weights import PruneWeights
@@ -49,6 +50,7 @@ PASSES: dict[str, type[Pass]] = {
     "fuse_padding": FusePadding,
     "inline": Inline,
     "merge_convolutions": MergeConvolutions,
+    "merge_groups": MergeGroups,
     "prune_blocks": PruneBlocks,
     "prune_filters": PruneFilters,
     "prune_weights": PruneWeights,
