@@ -35,6 +35,7 @@ from graphopt.optimize import optimize, run
 
 if TYPE_CHECKING:
     from graphopt.channels import Dependencies, cut, dependency_groups
+    from graphopt.checking import CheckResult, check
     from graphopt.model import load, save
     from graphopt.passes import PASSES
     from graphopt.report import Report, write_report
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 # Public name -> module that it is imported from when it is first used.
 _LAZY = {
     "PASSES": "graphopt.passes",
+    "CheckResult": "graphopt.checking",
+    "check": "graphopt.checking",
     "Dependencies": "graphopt.channels",
     "cut": "graphopt.channels",
     "dependency_groups": "graphopt.channels",
@@ -60,6 +63,7 @@ _LAZY = {
 __all__ = [
     "PASSES",
     "TARGETS",
+    "CheckResult",
     "DataError",
     "Dependencies",
     "GateError",
@@ -75,6 +79,7 @@ __all__ = [
     "UnsupportedModelError",
     "UsageError",
     "__version__",
+    "check",
     "cut",
     "dependency_groups",
     "load",

@@ -5,6 +5,8 @@
     GraphoptError                 4  (a bug, unless a subclass says otherwise)
     ├── UsageError                2  wrong option, unknown target or pass
     ├── ModelError                3  the model cannot be read
+    │   ├── LfsPointerError       3  a Git LFS pointer stands in the place of the model or of its data
+    │   ├── InvalidModelError     3  it is an ONNX file, but breaks the ONNX specification
     │   ├── UnsafeModelError      3  the model points outside its folder, or lies about its data
     │   └── UnsupportedModelError 3  the model is sound, but graphopt cannot treat it
     ├── DataError                 3  calibration or evaluation data cannot be read or does not fit
@@ -32,6 +34,14 @@ class ModelError(GraphoptError):
     """The model cannot be read."""
 
     exit_code = 3
+
+
+class LfsPointerError(ModelError):
+    """A Git LFS pointer stands where the model or its data should be."""
+
+
+class InvalidModelError(ModelError):
+    """The file is an ONNX model, but breaks the ONNX specification."""
 
 
 class UnsafeModelError(ModelError):

@@ -367,3 +367,52 @@ def test_a_negative_size_is_an_open_one() -> None:
         proto.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = -1
 
     assert cost(proto, shapes={"x": (1, 3, 8, 8)}).macs == 4 * 3 * 64
+
+
+FIXED_BATCH = """(float[1,4,8,8] x) => (float[1,10] y) <float[6,4,3,3] w, int64[2] flat = {1, 216}, float[216,10] v>
+    { c = Conv(x, w) r = Reshape(c, flat) y = MatMul(r, v) }"""
+
+
+def test_a_larger_batch_of_a_model_with_a_fixed_one_is_copies_that_share_their_weights():
+    """Its Reshape to [1, 216] would refuse an input of 16."""
+    one, sixteen = cost(model(FIXED_BATCH)), cost(model(FIXED_BATCH), batch=16)
+
+    assert sixteen.macs == 16 * one.macs
+    assert (sixteen.parameters, sixteen.weight_bytes) == (one.parameters, one.weight_bytes)
+    assert sixteen.peak_activation_bytes == 16 * one.peak_activation_bytes
+
+
+def test_what_is_computed_from_sizes_is_there_once_whatever_the_batch():
+    proto = model(
+        """(float[1,4] x) => (float[1,4] y) <float[1] one = {1.0}>
+        { s = Shape(x) f = Cast<to = 1>(s) m = ReduceMax<keepdims = 0>(f) d = Mul(m, one) y = Mul(x, d) }"""
+    )
+    layers = {layer.name: layer for layer in cost(proto, batch=8).layers}
+
+    assert layers["d"].activation_bytes == cost(proto).layers[3].activation_bytes
+    assert layers["y"].activation_bytes == 2 * 8 * 4 * 4 + 4
+
+
+@pytest.mark.parametrize(
+    ("text", "batch", "reason"),
+    [
+        pytest.param("(float[4,4] x) => (float[4,4] y) { y = Relu(x) }", 6, "fixed at 4", id="no multiple"),
+        pytest.param(
+            "(float[1,4] x, float[2,4] h) => (float[2,4] y) { y = Add(x, h) }", 8, "differ", id="unequal first axes"
+        ),
+    ],
+)
+def test_refuses_a_batch_that_the_model_cannot_have(text, batch, reason):
+    with pytest.raises(UsageError, match=reason):
+        cost(model(text), batch=batch)
+
+
+def test_a_size_that_only_the_exporter_noted_is_known_with_its_symbol() -> None:
+    """PyTorch writes ``as_strided`` as arithmetic on so many indices that its shape is not computed here."""
+    text = """(float[N,4] x) => (float[P,5] y) <float[2,5] w>
+        { z = NonZero(x) t = Transpose(z) v = Cast<to = 1>(t) y = MatMul(v, w) }"""
+    proto, noted = model(text), model(text)
+    noted.graph.value_info.append(onnx.helper.make_tensor_value_info("v", onnx.TensorProto.FLOAT, ["N", 2]))
+
+    assert cost(proto, batch=8).macs is None
+    assert cost(noted, batch=8).macs is not None

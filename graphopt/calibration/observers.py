@@ -101,6 +101,12 @@ def _with_zero(low: float, high: float) -> Range:
     return min(low, 0.0), max(high, 0.0)
 
 
+def clipping_error(statistics: TensorStatistics) -> Callable[[float, float], float] | None:
+    """Return the squared error, over all values seen, of 256 levels between (low, high); None where none was seen."""
+    values, counts = statistics.histogram.distribution()
+    return _clipping_error(values, counts) if values.size else None
+
+
 def _clipping_error(values: _Floats, counts: _Floats) -> Callable[[float, float], float]:
     """Return error(low, high) = sum of squared errors, each call O(log n) on prefix sums."""
     zeroth = np.concatenate([[0.0], np.cumsum(counts)])

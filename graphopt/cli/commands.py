@@ -6,6 +6,7 @@ import click
 
 from graphopt._version import __version__
 from graphopt.cli.bench import bench
+from graphopt.cli.calibrate_target import calibrate_target
 from graphopt.cli.check import check
 from graphopt.cli.compare import compare
 from graphopt.cli.inspect import inspect
@@ -30,5 +31,5 @@ def graphopt() -> None:
     """  # noqa: D301 (\b is click's sign for text that is not to be wrapped)
 
 
-for command in (optimize, inspect, compare, bench, check, passes, targets):
+for command in (optimize, inspect, compare, bench, check, passes, targets, calibrate_target):
     graphopt.add_command(command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,10 @@ from graphopt.cli.terminal import Terminal
 
 if TYPE_CHECKING:
     from graphopt.targets import Target
+
+
+# Characters of a value that stand in one line.
+_WIDTH = 90
 
 
 @click.command(short_help="List the passes.")
@@ -57,23 +62,25 @@ def passes(terminal: Terminal, /, *, as_json: bool) -> None:
 def targets(terminal: Terminal, /, *, name: str | None, as_json: bool) -> None:
     """List the targets with one line each, or show the profile of target NAME (or FILE.toml) whole.
 
+    NAME@RELEASE, NAME@MODE or both separated by a comma choose a release of the device's software and a power mode
+    among those that NAME lists.
+
     \b
     Example:
-      graphopt targets cpu
+      graphopt targets jetson-agx-orin@5.1,30W
     """  # noqa: D301
     from graphopt.report.schema import plain
-    from graphopt.targets import PLANNED, TARGETS, load_target
+    from graphopt.targets import load_target, target_summaries
 
     if name is not None:
         profile = load_target(name)
         terminal.result(json.dumps(plain(profile), indent=2) if as_json else _profile(profile))
         return
-    found = [load_target(known) for known in sorted(TARGETS)]
+    found = target_summaries()
     if as_json:
-        terminal.result(json.dumps([{"name": one.name, "summary": one.summary} for one in found], indent=2))
+        terminal.result(json.dumps([{"name": one, "summary": summary} for one, summary in found.items()], indent=2))
         return
-    terminal.result(_columns([(one.name, one.summary) for one in found]))
-    terminal.note(f"not available yet: {', '.join(PLANNED)}")
+    terminal.result(_columns(list(found.items())))
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> str:
@@ -84,17 +91,31 @@ def _columns(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _profile(profile: Target) -> str:
-    """The profile whole, a line for each fact."""
+    """The profile whole, a line for each fact; long lists go on in lines of their own."""
     from graphopt.report.schema import plain
 
     rows: list[tuple[str, ...]] = []
     pending: list[tuple[str, Any]] = [("", plain(profile))]
     while pending:
         name, value = pending.pop()
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            value = {str(item.pop("name")): item for item in value}
         if isinstance(value, dict):
             inner = [(f"{name}.{key}" if name else key, item) for key, item in value.items()]
             pending.extend(reversed(inner))
         else:
-            shown = ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
-            rows.append((name, "none" if value is None else shown))
+            shown = _shown(value)
+            rows.extend((name if line is shown[0] else "", line) for line in shown)
     return _columns(rows)
+
+
+def _shown(value: Any) -> list[str]:
+    """The lines of a value."""
+    if value is None or value in ([], ""):
+        return ["none"]
+    if isinstance(value, bool):
+        return ["yes" if value else "no"]
+    if isinstance(value, float):
+        return [f"{value:.4g}"]
+    text = ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
+    return textwrap.wrap(text, _WIDTH)

@@ -23,6 +23,7 @@ from graphopt.graph.index import (
     sole_consumer,
     sole_producer,
     take_over,
+    trim_inputs,
     variable,
 )
 from graphopt.graph.making import dismantle
@@ -81,6 +82,7 @@ __all__ = [
     "subgraphs_of",
     "take_over",
     "toposort",
+    "trim_inputs",
     "types_of",
     "values_of",
     "variable",

@@ -187,6 +187,14 @@ def set_input(index: Index, node: gs.Node, slot: int, tensor: gs.Tensor) -> None
     index.touch(index.home(node))
 
 
+def trim_inputs(index: Index, node: gs.Node, count: int) -> None:
+    """Let the node read its first ``count`` inputs only."""
+    while len(node.inputs) > count:
+        _unlink(node.inputs[-1].outputs, node)
+        list.pop(node.inputs)
+    index.touch(index.home(node))
+
+
 def set_output(index: Index, node: gs.Node, slot: int, tensor: gs.Tensor) -> None:
     """Let the node write ``tensor`` at one output; appends where ``slot`` is the number of outputs."""
     if slot < len(node.outputs):

@@ -10,9 +10,10 @@ from typing import Any
 import onnx
 
 from graphopt.channels import Dependencies, dependency_groups
-from graphopt.errors import UsageError
-from graphopt.graph.cost import ModelCost, count, scopes
+from graphopt.graph.cost import ModelCost, Scope, count, scopes
+from graphopt.inspection.choices import LayerChoices, choices_as_json, layer_choices
 from graphopt.inspection.groups import groups_as_json
+from graphopt.inspection.latency import Latency, LayerTime, check_runtime, estimated
 from graphopt.inspection.opportunities import Opportunity, opportunities
 from graphopt.inspection.separable import (
     SeparableLayer,
@@ -23,6 +24,7 @@ from graphopt.inspection.separable import (
 )
 from graphopt.model import LoadedModel, ModelSource, read
 from graphopt.report.schema import ModelFacts, plain
+from graphopt.rules import Finding, check_model
 from graphopt.runtime import TensorSpec, input_specs, output_specs
 from graphopt.targets import load_target
 
@@ -36,13 +38,16 @@ class Inspection:
     Attributes:
         name: the model's name for headings.
         model: path, hash, size and totals; multiply-adds are for the whole batch.
-        batch: size of dynamic first axes that ``model`` and ``cost`` are for.
+        batch: samples that ``model``, ``cost`` and ``latency`` are for.
         inputs, outputs: as the model declares them.
         cost: the work by layer and by kind.
         opportunities: what each pass of the target's recipe could do.
         separable: the convolutions that could be written as depthwise and pointwise ones, and at what cost.
         separated: the whole model with those of them separated that would then have less to do, rank by rank.
         warnings: what the reader should know, one sentence each.
+        latency: of the model and its layers on the target; None where it is neither estimated nor measured.
+        choices: what layers would take in other forms, where the latency is estimated.
+        findings: where the model breaks rules of the target.
         dependencies: the groups of channels that can be cut, where they were asked for.
     """
 
@@ -56,12 +61,21 @@ class Inspection:
     separable: tuple[SeparableLayer, ...]
     separated: tuple[SeparatedModel, ...]
     warnings: tuple[str, ...]
+    latency: Latency | None = None
+    choices: tuple[LayerChoices, ...] = ()
+    findings: tuple[Finding, ...] = ()
     dependencies: Dependencies | None = None
+
+    @property
+    def times(self) -> tuple[LayerTime | None, ...]:
+        """The time of each layer of ``cost``; None where it is not known."""
+        return self.latency.layers if self.latency else (None,) * len(self.cost.layers)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the inspection as plain JSON values, schema ``graphopt.inspect/1``.
 
-        ``latency`` is null: no target has a latency model yet. So are ``ms`` and ``bound`` of each layer.
+        ``latency`` is null where it is neither estimated nor measured, and so are ``ms`` and ``bound`` of each layer.
+        The kernels' ``ms`` leave launches out, which overlap with them: the model's is not their sum.
         """
         layers = [
             {
@@ -72,10 +86,12 @@ class Inspection:
                 "parameters": layer.parameters,
                 "weights": layer.weights,
                 "bytes": layer.bytes,
-                "ms": None,
-                "bound": None,
+                "ms": time.ms if time else None,
+                "bound": time.bound if time else None,
+                "precision": time.precision or None if time else None,
+                "inside": time.inside or None if time else None,
             }
-            for layer in self.cost.layers
+            for layer, time in zip(self.cost.layers, self.times, strict=True)
         ]
         groups = {} if self.dependencies is None else {"channels": groups_as_json(self.dependencies)}
         return {
@@ -91,8 +107,24 @@ class Inspection:
             "separable": separable_as_json(self.separable),
             "separated": [plain(found) for found in self.separated],
             **groups,
-            "latency": None,
+            "latency": self._latency(),
+            "would_pay": choices_as_json(self.choices),
+            "findings": [plain(finding) for finding in self.findings],
             "warnings": list(self.warnings),
+        }
+
+    def _latency(self) -> dict[str, Any] | None:
+        found = self.latency
+        if found is None:
+            return None
+        return {
+            "target": found.target,
+            "runtime": found.runtime,
+            "batch": found.batch,
+            "source": found.source,
+            "basis": found.basis,
+            "ms": found.ms,
+            "interval": list(found.interval),
         }
 
     def __str__(self) -> str:
@@ -114,9 +146,9 @@ def inspect(
 
     Args:
         model: path, bytes or ``onnx.ModelProto``.
-        target: whose recipe's passes are counted.
-        runtime: a runtime of the target; the latency estimates that it chooses between are not available yet.
-        batch: size of dynamic first axes.
+        target: whose recipe's passes are counted, whose rules are checked and whose latency is estimated.
+        runtime: a runtime of the target, for the estimate; by default its first.
+        batch: size of dynamic first axes; of a model with a fixed batch, copies side by side that make this many.
         input_shapes: shapes of inputs by name, for other dynamic axes.
         groups: find the groups of channels that can be cut, too.
 
@@ -125,28 +157,42 @@ def inspect(
         UsageError: unknown target or runtime, or shapes that contradict the model.
     """
     profile = load_target(target)
-    if runtime is not None and runtime != profile.hardware.runtime:
-        raise UsageError(
-            f"target {profile.name!r} has no runtime {runtime!r}; available now: {profile.hardware.runtime}"
-        )
+    hardware = profile.hardware
+    check_runtime(profile.name, hardware, runtime)
     loaded = read(model, weights=False)
     graphs = scopes(loaded.proto, input_shapes, batch)
     inputs, outputs = input_specs(loaded.proto), output_specs(loaded.proto)
-    found = count(graphs, [spec.name for spec in outputs])
-    separable = separable_layers(graphs[0], {spec.name for spec in inputs})
+    input_names, output_names = {spec.name for spec in inputs}, {spec.name for spec in outputs}
+    found = count(graphs, output_names)
+    separable = separable_layers(graphs[0], input_names)
+    latency, kernels, reason = estimated(
+        loaded.proto, found, profile.name, hardware, runtime=runtime, batch=batch, shapes=input_shapes
+    )
+    choices: tuple[LayerChoices, ...] = ()
+    if kernels is not None:
+        choices = layer_choices(graphs[0], input_names, output_names, separable, kernels, profile)
     return Inspection(
         name=Path(loaded.name).name,
         model=_facts(loaded, found),
-        batch=batch,
+        batch=_batch(graphs[0], inputs, batch),
         inputs=inputs,
         outputs=outputs,
         cost=found,
         opportunities=opportunities(loaded.proto, found, separable, profile.recipe),
         separable=separable,
         separated=separated_models(separable, found),
-        warnings=(*loaded.warnings, *_unknown(found)),
+        warnings=(*loaded.warnings, *_unknown(found), *((reason,) if reason else ())),
+        latency=latency,
+        choices=choices,
+        findings=tuple(check_model(loaded.proto, hardware)),
         dependencies=dependency_groups(loaded.proto, input_shapes) if groups else None,
     )
+
+
+def _batch(main: Scope, inputs: Sequence[TensorSpec], asked: int) -> int:
+    """The first axis of the inputs, as counted; what was asked for where they have none or differ."""
+    sizes = {shape[0] for spec in inputs if (shape := main.shapes.get(spec.name))}
+    return next(iter(sizes)) or asked if len(sizes) == 1 else asked
 
 
 def _facts(loaded: LoadedModel, found: ModelCost) -> ModelFacts:
@@ -174,4 +220,14 @@ def _unknown(found: ModelCost) -> tuple[str, ...]:
     return (f"multiply-adds of {len(unknown)} layers are unknown ({unknown[0]}{more}){advice}",)
 
 
-__all__ = ["SCHEMA", "Inspection", "Opportunity", "SeparableLayer", "SeparatedModel", "inspect"]
+__all__ = [
+    "SCHEMA",
+    "Inspection",
+    "Latency",
+    "LayerChoices",
+    "LayerTime",
+    "Opportunity",
+    "SeparableLayer",
+    "SeparatedModel",
+    "inspect",
+]

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from io import StringIO
 from typing import TYPE_CHECKING
 
 from graphopt.inspection.groups import fixed_rows, group_rows
+from graphopt.inspection.latency_text import findings_lines, latency_lines, latency_tables
 from graphopt.inspection.separable import RANKS, SeparableLayer, SeparatedModel
+from graphopt.inspection.tables import table_of
 from graphopt.report.figures import readable_bytes, readable_count
 from graphopt.runtime import TensorSpec
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from graphopt.inspection import Inspection
 
 WIDTH = 110
@@ -30,8 +30,12 @@ def as_text(inspection: Inspection, top: int = TOP_LAYERS, width: int = WIDTH) -
         console.print(line, markup=False)
     console.print()
     console.print(
-        _table(["work by kind", "nodes", "MACs", "share", "parameters", "share of weights"], _kinds(inspection))
+        table_of(["work by kind", "nodes", "MACs", "share", "parameters", "share of weights"], _kinds(inspection))
     )
+    if inspection.latency is not None:
+        for table in latency_tables(inspection, top):
+            console.print()
+            console.print(table)
     layers = sorted(inspection.cost.layers, key=lambda layer: -(layer.macs or 0))[:top]
     working = [layer for layer in layers if layer.macs]
     if working:
@@ -42,14 +46,14 @@ def as_text(inspection: Inspection, top: int = TOP_LAYERS, width: int = WIDTH) -
         ]  # fmt: skip
         title = f"most work ({len(working)} of {inspection.model.nodes} nodes)"
         console.print()
-        console.print(_table([title, "operator", "kind", "MACs", "parameters", "moved"], rows))
+        console.print(table_of([title, "operator", "kind", "MACs", "parameters", "moved"], rows))
     if inspection.separable:
         shown = sorted(inspection.separable, key=lambda layer: -(layer.macs or layer.parameters))[:top]
         title = f"separable ({len(shown)} of {len(inspection.separable)})"
         ranks = [name for rank in RANKS for name in (f"rank {rank}", "weights")]
         header = [title, "kernel", "channels", "MACs", "weights", *ranks, "saves to"]
         console.print()
-        console.print(_table(header, [_separable(layer) for layer in shown], texts=(1, 2)))
+        console.print(table_of(header, [_separable(layer) for layer in shown], texts=(1, 2)))
         if any(layer.reads_input for layer in shown):
             console.print("* reads an input of the model and stays in the totals below", markup=False)
         for model in inspection.separated:
@@ -57,16 +61,20 @@ def as_text(inspection: Inspection, top: int = TOP_LAYERS, width: int = WIDTH) -
     if inspection.opportunities:
         rows_passes = [(o.name, str(o.places or "-"), o.description) for o in inspection.opportunities]
         console.print()
-        console.print(_table(["pass", "places", "what it would find"], rows_passes, texts=(2,)))
+        console.print(table_of(["pass", "places", "what it would find"], rows_passes, texts=(2,)))
     if inspection.dependencies is not None:
         found = inspection.dependencies
         header = ["written together by", "channels", "parameters each", "read by", ""]
         console.print()
-        console.print(_table(header, group_rows(found), texts=(3, 4)))
+        console.print(table_of(header, group_rows(found), texts=(3, 4)))
         console.print(f"in these groups: {100 * found.share['convolution']:.1f} % of the convolutions' parameters")
         if found.fixed:
             console.print()
-            console.print(_table(["cannot be cut", "channels", "why"], fixed_rows(found), texts=(2,)))
+            console.print(table_of(["cannot be cut", "channels", "why"], fixed_rows(found), texts=(2,)))
+    if inspection.findings:
+        console.print()
+        for line in findings_lines(inspection.findings):
+            console.print(line, markup=False)
     for warning in inspection.warnings:
         console.print()
         console.print(f"warning: {warning}", markup=False)
@@ -85,6 +93,8 @@ def _summary(inspection: Inspection) -> Iterator[str]:
     peak = cost.peak_activation_bytes
     activations = f"{readable_bytes(peak)} activations at their peak" if peak is not None else "activations unknown"
     yield f"  memory      {readable_bytes(cost.weight_bytes)} weights, {activations}"
+    if inspection.latency is not None:
+        yield from latency_lines(inspection.latency)
 
 
 def _tensor(spec: TensorSpec) -> str:
@@ -142,20 +152,3 @@ def _share(share: float | None) -> str:
 
 def _bytes(count: int | None) -> str:
     return "unknown" if count is None else readable_bytes(count)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], texts: Sequence[int] = ()) -> Table:
-    """A table of figures to the right; the first column, operators, kinds and the columns ``texts`` are text."""
-    from rich.box import Box
-    from rich.table import Table
-    from rich.text import Text
-
-    from graphopt.report.text import RULE_BELOW_HEADER
-
-    table = Table(box=Box(RULE_BELOW_HEADER, ascii=True), pad_edge=False, show_edge=False)
-    for position, title in enumerate(header):
-        is_text = position == 0 or title in ("operator", "kind") or position in texts
-        table.add_column(Text(title), justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    return table

@@ -19,7 +19,8 @@ from typing import BinaryIO
 import onnx
 from onnx import TensorProto
 
-from graphopt.errors import ModelError, UnsafeModelError
+from graphopt.errors import LfsPointerError, ModelError, UnsafeModelError
+from graphopt.model.filetype import LFS_POINTER
 from graphopt.model.tensors import byte_count, is_external, vet_dims
 from graphopt.model.walk import tensors
 
@@ -79,6 +80,11 @@ def vet_external(model: onnx.ModelProto, folder: Path | None, *, may_be_absent: 
         if file is None:
             continue
         if offset + length > file.size:
+            if _is_pointer(file):
+                raise LfsPointerError(
+                    f"{where} is stored in {location!r}, which is a Git LFS pointer, not the data itself; fetch it "
+                    "with `git lfs pull`"
+                )
             raise UnsafeModelError(
                 f"{where} claims bytes {offset:,} to {offset + length:,} of {location!r}, which has only "
                 f"{file.size:,}; the data file is cut short or belongs to another model"
@@ -126,6 +132,11 @@ def open_vetted(file: DataFile) -> Iterator[BinaryIO]:
             yield stream
     except OSError as error:
         raise ModelError(f"{file.path} cannot be read: {error.strerror or error}") from error
+
+
+def _is_pointer(file: DataFile) -> bool:
+    with open_vetted(file) as stream:
+        return stream.read(len(LFS_POINTER)) == LFS_POINTER
 
 
 def _reference(tensor: onnx.TensorProto, where: str) -> tuple[str, int, int]:

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import onnx
 
-from graphopt.errors import ModelError, UnsupportedModelError
+from graphopt.errors import InvalidModelError, UnsupportedModelError
 from graphopt.model.walk import Body
 
 MAX_CALLS = 64
@@ -26,13 +26,13 @@ def vet_calls(model: onnx.ModelProto, all_bodies: Iterable[Body], max_nodes: int
     """Refuse functions that recurse, chain too deep, or expand to more than ``max_nodes`` nodes.
 
     Raises:
-        ModelError: a function is defined twice or calls itself.
+        InvalidModelError: a function is defined twice or calls itself.
         UnsupportedModelError: too deep, or too many nodes.
     """
     calls: dict[FunctionKey, Counter[FunctionKey]] = {}
     for function in model.functions:
         if function_key(function) in calls:
-            raise ModelError(f"function {_name(function_key(function))} is defined twice")
+            raise InvalidModelError(f"function {_name(function_key(function))} is defined twice")
         calls[function_key(function)] = Counter()
     own: Counter[FunctionKey] = Counter()
     main: Counter[FunctionKey] = Counter()
@@ -68,7 +68,7 @@ def _expanded_sizes(
             if chain[key] > MAX_CALLS:
                 raise UnsupportedModelError(f"functions call each other more than {MAX_CALLS} deep, at {_name(key)}")
         if len(waiting) == len(pending):
-            raise ModelError(f"function {_name(waiting[0])} calls itself, directly or through another")
+            raise InvalidModelError(f"function {_name(waiting[0])} calls itself, directly or through another")
         pending = waiting
     return sizes
 

@@ -6,7 +6,7 @@ import heapq
 
 import onnx
 
-from graphopt.errors import ModelError
+from graphopt.errors import InvalidModelError
 from graphopt.model.walk import Body, label, subgraphs
 
 
@@ -17,7 +17,7 @@ def sort_nodes(body: Body) -> bool:
     body already in order keeps its order. Values that a subgraph captures count as inputs of its node.
 
     Raises:
-        ModelError: the nodes form a cycle; names one of them.
+        InvalidModelError: the nodes form a cycle; names one of them.
     """
     nodes = body.proto.node
     producer: dict[str, int] = {}
@@ -45,7 +45,7 @@ def sort_nodes(body: Body) -> bool:
                 heapq.heappush(ready, later)
     if len(order) < len(nodes):
         stuck = next(index for index, count in enumerate(missing) if count)
-        raise ModelError(f"the nodes of {body.where} form a cycle through node {label(nodes[stuck])}")
+        raise InvalidModelError(f"the nodes of {body.where} form a cycle through node {label(nodes[stuck])}")
     ordered = [nodes[index] for index in order]
     copies = [onnx.NodeProto() for _ in ordered]
     for copy, node in zip(copies, ordered, strict=True):

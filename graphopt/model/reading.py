@@ -12,7 +12,7 @@ from typing import TypeAlias
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from graphopt.errors import GraphoptError, ModelError, UnsupportedModelError
+from graphopt.errors import GraphoptError, LfsPointerError, ModelError, UnsupportedModelError
 from graphopt.model.content import content_hash
 from graphopt.model.external import ExternalData, load_external, open_vetted, vet_external
 from graphopt.model.filetype import LFS_POINTER, describe
@@ -41,6 +41,8 @@ class LoadedModel:
         size: bytes of the model file and its data files together.
         warnings: what the reader should know.
         data_files: the external data files that are present.
+        absent: names of those that are not.
+        mended: those of the warnings that tell of breaches of the ONNX specification which reading has mended.
     """
 
     proto: onnx.ModelProto
@@ -50,6 +52,8 @@ class LoadedModel:
     size: int
     warnings: tuple[str, ...] = ()
     data_files: tuple[Path, ...] = ()
+    absent: tuple[str, ...] = ()
+    mended: tuple[str, ...] = ()
 
 
 def load(source: ModelSource) -> onnx.ModelProto:
@@ -72,7 +76,7 @@ def read(source: ModelSource, *, weights: bool = True) -> LoadedModel:
             may be absent, which is a warning. What is present is vetted all the same.
 
     Raises:
-        ModelError, UnsafeModelError, UnsupportedModelError: as ``load``; each names the source.
+        ModelError: as ``load``, or of the subclass that says why; it names the source.
     """
     path, name = _identify(source)
     try:
@@ -80,7 +84,7 @@ def read(source: ModelSource, *, weights: bool = True) -> LoadedModel:
         for tensor, where in tensors(proto):
             if not is_external(tensor):
                 _vet_embedded(tensor, where)
-        warnings = vet_structure(proto)
+        warnings, mended = vet_structure(proto)
         data = vet_external(proto, path.parent if path else None, may_be_absent=not weights)
         for file in data.files:
             with open_vetted(file) as stream:
@@ -99,8 +103,10 @@ def read(source: ModelSource, *, weights: bool = True) -> LoadedModel:
         name=name,
         sha256=digest.hexdigest(),
         size=size + sum(file.size for file in data.files),
-        warnings=tuple(warnings + _absence(data)),
+        warnings=tuple(warnings + mended + _absence(data)),
         data_files=tuple(file.path for file in data.files),
+        absent=data.absent,
+        mended=tuple(mended),
     )
 
 
@@ -124,7 +130,9 @@ def _parse(source: ModelSource) -> tuple[onnx.ModelProto, hashlib._Hash, int]:
         return proto, digest, size
     content = source if isinstance(source, bytes) else _file_bytes(Path(source))
     proto = onnx.ModelProto()
-    if not content or content.startswith(LFS_POINTER):
+    if content.startswith(LFS_POINTER):
+        raise LfsPointerError(f"the file is {describe(content)}")
+    if not content:
         raise ModelError(f"the file is {describe(content)}")
     try:
         proto.ParseFromString(content)

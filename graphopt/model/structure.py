@@ -14,7 +14,7 @@ from __future__ import annotations
 import onnx
 from onnx import defs
 
-from graphopt.errors import ModelError, UnsupportedModelError
+from graphopt.errors import InvalidModelError, ModelError, UnsupportedModelError
 from graphopt.model.functions import vet_calls
 from graphopt.model.order import sort_nodes
 from graphopt.model.skeleton import for_checker
@@ -29,14 +29,15 @@ OLDEST_IR = 3
 GUARANTEED_OPSET = 7
 
 
-def vet_structure(model: onnx.ModelProto) -> list[str]:
-    """Check and, where it is out of order, sort ``model`` in place; return warnings.
+def vet_structure(model: onnx.ModelProto) -> tuple[list[str], list[str]]:
+    """Check and, where it is out of order, sort ``model`` in place; return warnings, and what had to be mended.
 
     The domain ``ai.onnx`` becomes ``""``, its canonical spelling, so that later code has one to compare with. A
     negative dimension, which some exporters write for a size that is open, is cleared: open is what it then says.
 
     Raises:
-        ModelError: not a usable ONNX graph; names the node where there is one.
+        ModelError: not an ONNX graph.
+        InvalidModelError: not a usable one; names the node where there is one.
         UnsupportedModelError: versions, operators or sizes beyond what is known here.
     """
     _vet_presence(model)
@@ -48,29 +49,28 @@ def vet_structure(model: onnx.ModelProto) -> list[str]:
     vet_calls(model, all_bodies, MAX_NODES)
     _vet_operators(model, all_bodies)
     # Innermost last in the walk: sorting replaces the protobufs of the subgraphs inside, so go from there outwards.
+    mended = []
     moved = [body.where for body in reversed(all_bodies) if sort_nodes(body)]
     if moved:
-        warnings.append(f"the nodes of {', '.join(moved[::-1])} were not in topological order and have been sorted")
+        mended.append(f"the nodes of {', '.join(moved[::-1])} were not in topological order and have been sorted")
     if initializers_are_constants(model) and _initializers_beside_inputs(model):
         raise_ir_version(model, 4)
-        warnings.append(
-            "IR version 3 wants initializers among the inputs; read as IR version 4, where they need not be"
-        )
+        mended.append("IR version 3 wants initializers among the inputs; read as IR version 4, where they need not be")
     check(model)
-    return warnings
+    return warnings, mended
 
 
 def check(model: onnx.ModelProto) -> None:
     """Run onnx's checker on the model without its large tensors, so that any size can be checked.
 
     Raises:
-        ModelError: with the checker's reason.
+        InvalidModelError: with the checker's reason.
     """
     try:
         onnx.checker.check_model(for_checker(model))
     except onnx.checker.ValidationError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise ModelError(f"not a valid ONNX model: {' '.join(lines).replace('==> Context:', 'In:')}") from error
+        raise InvalidModelError(f"not a valid ONNX model: {' '.join(lines).replace('==> Context:', 'In:')}") from error
 
 
 def _vet_presence(model: onnx.ModelProto) -> None:
@@ -78,7 +78,7 @@ def _vet_presence(model: onnx.ModelProto) -> None:
         raise ModelError("not an ONNX model: it has neither a graph nor an IR version")
     if not model.graph.node or not model.graph.output:
         missing = "nodes" if not model.graph.node else "outputs"
-        raise ModelError(f"empty graph: it has no {missing}, so there is nothing to run")
+        raise InvalidModelError(f"empty graph: it has no {missing}, so there is nothing to run")
 
 
 def _vet_nesting(model: onnx.ModelProto) -> list[Body]:
@@ -108,7 +108,7 @@ def _vet_names(all_bodies: list[Body]) -> None:
                 names += [value.name for value in values]
         wrong = next((name for name in names if not isinstance(name, str)), None)
         if wrong is not None:
-            raise ModelError(f"a name in {body.where} is not UTF-8 text: {wrong!r}; the file is damaged")
+            raise InvalidModelError(f"a name in {body.where} is not UTF-8 text: {wrong!r}; the file is damaged")
 
 
 def _canonical_domains(model: onnx.ModelProto, all_bodies: list[Body]) -> None:
@@ -141,12 +141,12 @@ def _vet_versions(model: onnx.ModelProto) -> list[str]:
             f"IR version {model.ir_version} is older than {OLDEST_IR} (ONNX 1.0, 2017); export the model again"
         )
     if not model.opset_import:
-        raise ModelError("no opset is imported, so the operators have no meaning; the file is cut short or damaged")
+        raise InvalidModelError("no opset is imported, so no operator has a meaning; the file is cut short or damaged")
     for imports in (model.opset_import, *(function.opset_import for function in model.functions)):
         known: dict[str, int] = {}
         for opset in imports:
             if known.setdefault(opset.domain, opset.version) != opset.version:
-                raise ModelError(f"domain {opset.domain or 'ai.onnx'!r} is imported in two versions")
+                raise InvalidModelError(f"domain {opset.domain or 'ai.onnx'!r} is imported in two versions")
             newest = defs.onnx_opset_version() if opset.domain == "" else None
             if newest is not None and opset.version > newest:
                 raise UnsupportedModelError(
@@ -154,7 +154,9 @@ def _vet_versions(model: onnx.ModelProto) -> list[str]:
                     f"{onnx.__version__} knows; {upgrade}"
                 )
             if not 1 <= opset.version < 2**31:
-                raise ModelError(f"opset version {opset.version} of domain {opset.domain or 'ai.onnx'!r} is impossible")
+                raise InvalidModelError(
+                    f"opset version {opset.version} of domain {opset.domain or 'ai.onnx'!r} is impossible"
+                )
     default = next((opset.version for opset in model.opset_import if opset.domain == ""), GUARANTEED_OPSET)
     if default < GUARANTEED_OPSET:
         return [f"opset {default} is older than {GUARANTEED_OPSET}, the oldest that ONNX Runtime guarantees to run"]

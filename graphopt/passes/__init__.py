@@ -15,6 +15,7 @@ One pass a file, in this folder; what it is made of lies in a room beside it:
 
 from graphopt.passes.base import Pass
 from graphopt.passes.cancel_transposes import CancelTransposes
+from graphopt.passes.convert_float16 import ConvertFloat16
 from graphopt.passes.eliminate_common import EliminateCommon
 from graphopt.passes.eliminate_dead import EliminateDead
 from graphopt.passes.fix_shapes import FixShapes
@@ -26,6 +27,7 @@ from graphopt.passes.fuse_gemm import FuseGemm
 from graphopt.passes.fuse_normalization import FuseNormalization
 from graphopt.passes.fuse_padding import FusePadding
 from graphopt.passes.inline import Inline
+from graphopt.passes.lower_opset import LowerOpset
 from graphopt.passes.merge_convolutions import MergeConvolutions
 from graphopt.passes.merge_groups import MergeGroups
 from graphopt.passes.prune_blocks import PruneBlocks
@@ -35,9 +37,11 @@ from graphopt.passes.quantize_int8 import QuantizeInt8
 from graphopt.passes.raise_opset import RaiseOpset
 from graphopt.passes.separate_convolutions import SeparateConvolutions
 from graphopt.passes.simplify_reshapes import SimplifyReshapes
+from graphopt.passes.write_out import WriteOut
 
 PASSES: dict[str, type[Pass]] = {
     "cancel_transposes": CancelTransposes,
+    "convert_float16": ConvertFloat16,
     "eliminate_common": EliminateCommon,
     "eliminate_dead": EliminateDead,
     "fix_shapes": FixShapes,
@@ -49,6 +53,7 @@ PASSES: dict[str, type[Pass]] = {
     "fuse_normalization": FuseNormalization,
     "fuse_padding": FusePadding,
     "inline": Inline,
+    "lower_opset": LowerOpset,
     "merge_convolutions": MergeConvolutions,
     "merge_groups": MergeGroups,
     "prune_blocks": PruneBlocks,
@@ -58,6 +63,7 @@ PASSES: dict[str, type[Pass]] = {
     "raise_opset": RaiseOpset,
     "separate_convolutions": SeparateConvolutions,
     "simplify_reshapes": SimplifyReshapes,
+    "write_out": WriteOut,
 }
 
 __all__ = ["PASSES"]

@@ -134,6 +134,12 @@ class Candidate:
         faster: whether it is meant to be faster; one that is smaller only must not be slower.
         kept: which indices of the origin's tensors remain (see ``Origin``); those of the model before where nothing
             was cut.
+        files: what travels beside the model, by the ending that takes the place of ``.onnx`` in its path
+            (``.calibration``: a TensorRT calibration cache). They speak of tensors by name: a later pass must keep the
+            names, or the file goes with the pass.
+        simulation: a model that answers as the candidate does on the target, where the runtime rounds by itself what
+            the candidate's own graph leaves in float (implicit quantization); accuracy is judged on it. None: the
+            candidate answers for itself.
     """
 
     model: onnx.ModelProto
@@ -141,6 +147,8 @@ class Candidate:
     label: str = ""
     faster: bool = True
     kept: Kept = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    simulation: onnx.ModelProto | None = None
 
 
 class Declined(Exception):  # noqa: N818 (not an error: the pass has nothing to offer here)

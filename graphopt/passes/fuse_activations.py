@@ -22,6 +22,7 @@ Swish (opset 24) is the exception: ONNX Runtime 1.31 has no kernel for it and ex
 
 Left alone: values in between that anything else reads or that are outputs, constants that are computed or are equal
 only roughly (1e-6 in float32), dtypes that ONNX Runtime has no kernel for, constants with more axes than ``x`` has.
+Operators that the target does not take are not made; ``write_out`` makes the opposite of them.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from graphopt.graph import Index, add_node, is_op, variable, walk
+from graphopt.passes.accepted import highest_opset, unwanted
 from graphopt.passes.base import Context, PassReport
 from graphopt.passes.patterns import clamps, gates, softmax
 from graphopt.passes.patterns.forms import Limits
@@ -59,15 +61,16 @@ class FuseActivations:
     def apply(self, graph: gs.Graph, context: Context) -> PassReport:
         """Edit ``graph`` in place."""
         counts: Counter[str] = Counter()
+        hardware = context.hardware
         while graph.opset >= _OLDEST:
-            found = _round(graph, self.swish)
+            found = _round(graph, Limits(highest_opset(graph.opset, hardware), self.swish, unwanted(hardware)))
             if not found:
                 break
             counts += found
         return PassReport(sum(counts.values()), details=dict(sorted(counts.items())))
 
 
-def _round(graph: gs.Graph, swish: bool) -> Counter[str]:
+def _round(graph: gs.Graph, limits: Limits) -> Counter[str]:
     """Rewrite what can be seen now; return how many edits of each kind."""
     cutting: list[gs.Node] = []
     cores: list[gs.Node] = []
@@ -83,7 +86,7 @@ def _round(graph: gs.Graph, swish: bool) -> Counter[str]:
             elif node.op == "Div":
                 if softmax.worth_a_look(node):
                     ends.append(node)
-            elif node.op == "Swish" and not swish:
+            elif node.op == "Swish" and not limits.swish:
                 swishes.append(node)
     if not any(clamps.worth_a_look(node) for node in cutting):
         cutting = []
@@ -93,7 +96,7 @@ def _round(graph: gs.Graph, swish: bool) -> Counter[str]:
     # A Clip made of Min and Max is the core of an activation in the next round.
     counts = clamps.merge_clamps(index, terms, cutting)
     still = [node for node in cores if not index.is_dropped(node)]
-    counts += gates.write_gates(index, gates.find_gates(index, terms, still, Limits(graph.opset, swish)))
+    counts += gates.write_gates(index, gates.find_gates(index, terms, still, limits))
     counts["softmax"] += softmax.fuse_softmax(index, terms, ends)
     counts["swish_expanded"] += _expand(index, terms, swishes)
     index.finish()

@@ -16,7 +16,8 @@ InstanceNormalization (64x56x56) 184, 67. Never made: GroupNormalization, which 
 InstanceNormalization, Reshape, Mul, Add; 77 for it).
 
 Left alone: sizes of normalized axes that are not known, values in between that anything else reads, other dtypes than
-float32, and bare ones where the scale of ones that the operator wants would be larger than the nodes saved.
+float32, bare ones where the scale of ones that the operator wants would be larger than the nodes saved, and operators
+that the target does not take.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.graph import Index, add_node, constant, walk
+from graphopt.passes.accepted import exists, highest_opset, unwanted
 from graphopt.passes.base import Context, PassReport
 from graphopt.passes.patterns.idle import drop_with_idle
 from graphopt.passes.patterns.normalizations import Normalization, Parameter, read_normalization
 from graphopt.passes.patterns.scalar_terms import Terms
 
 _OLDEST = 7
+_OPERATORS = frozenset({"InstanceNormalization", "LayerNormalization", "RMSNormalization"})
 # What the new node takes in a file beside the names that it shares with the old ones.
 _NEW_NODE_BYTES = 90
 
@@ -54,8 +57,11 @@ class FuseNormalization:
         roots = [node for home in walk(graph) for node in home.nodes if _worth_a_look(node)]
         if not roots or graph.opset < _OLDEST:
             return PassReport(changes=0)
-        index, terms = Index(graph), Terms(graph)
-        found = [match for match in (read_normalization(index, terms, root) for root in roots) if match is not None]
+        index, terms, hardware = Index(graph), Terms(graph), context.hardware
+        allowed = _OPERATORS - unwanted(hardware)
+        allowed = frozenset(op for op in allowed if exists(op, highest_opset(graph.opset, hardware)))
+        matches = (read_normalization(index, terms, root, allowed) for root in roots)
+        found = [match for match in matches if match is not None]
         counts: Counter[str] = Counter()
         made: dict[tuple[float, tuple[int, ...]], gs.Constant] = {}
         dead: list[gs.Node] = []

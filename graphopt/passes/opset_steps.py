@@ -35,6 +35,7 @@ class State:
         outputs: whether each output has a name.
         reads: whether each output is read by anything, or given out.
         types: inferred types by tensor name.
+        names: names of the outputs, to look up their types by; empty ones are left out.
     """
 
     op: str
@@ -43,6 +44,7 @@ class State:
     outputs: tuple[bool, ...]
     reads: tuple[bool, ...]
     types: Mapping[str, TensorType]
+    names: tuple[str, ...] = ()
 
     def shape(self, slot: int) -> tuple[int | str | None, ...] | None:
         """Inferred shape of an input; None where the rank is unknown."""
@@ -87,7 +89,7 @@ def carry(state: State, current: int, wanted: int) -> State | str:
     while True:
         following = _next_version(state.op, now)
         if following is None or following > wanted:
-            known = following is not None or _schema(state.op, now) is not None
+            known = following is not None or schema_of(state.op, now) is not None
             return state if known else f"{state.op} is not known at opset {now}"
         step = STEPS.get((state.op, following))
         result = step(state) if step is not None else unchanged(state, following)
@@ -112,7 +114,7 @@ def unchanged(state: State, following: int) -> State | str:
 @lru_cache(maxsize=4096)
 def _change(op: str, following: int) -> tuple[frozenset[str], frozenset[str]] | str:
     """Attributes whose default changed at a version of an operator, and all that it knows; or why it is another."""
-    before, after = _schema(op, following - 1), _schema(op, following)
+    before, after = schema_of(op, following - 1), schema_of(op, following)
     if before is None or after is None or after.deprecated:
         return "it is no more"
     for old, new in ((before.inputs, after.inputs), (before.outputs, after.outputs)):
@@ -132,7 +134,8 @@ def _change(op: str, following: int) -> tuple[frozenset[str], frozenset[str]] | 
 
 
 @lru_cache(maxsize=4096)
-def _schema(op: str, version: int) -> onnx.defs.OpSchema | None:
+def schema_of(op: str, version: int) -> onnx.defs.OpSchema | None:
+    """The operator as of an operator set version; None where there is none."""
     if not onnx.defs.has(op, max_inclusive_version=version):
         return None
     return onnx.defs.get_schema(op, max_inclusive_version=version)
@@ -141,10 +144,10 @@ def _schema(op: str, version: int) -> onnx.defs.OpSchema | None:
 @lru_cache(maxsize=4096)
 def _next_version(op: str, version: int) -> int | None:
     """The first version after ``version`` at which the operator changed."""
-    schema = _schema(op, version)
+    schema = schema_of(op, version)
     newest = onnx.defs.onnx_opset_version()
     for later in range(version + 1, newest + 1):
-        found = _schema(op, later)
+        found = schema_of(op, later)
         if found is not None and (schema is None or found.since_version != schema.since_version):
             return later
     return None
@@ -274,7 +277,7 @@ def _deconvolution(state: State) -> State | str:
     return state
 
 
-def _ceil_mode(state: State) -> State | str:
+def ceil_mode(state: State) -> State | str:
     """Windows that start behind the data, in the padding, were counted or not: only where there are none."""
     if not state.attrs.get("ceil_mode", 0):
         return state
@@ -290,8 +293,9 @@ def _ceil_mode(state: State) -> State | str:
     return state
 
 
-def _average_pool(state: State) -> State | str:
-    result = _ceil_mode(state)
+def average_pool(state: State) -> State | str:
+    """What the last window is divided by, with ``ceil_mode``, changed at 19 and 22: only where there is no doubt."""
+    result = ceil_mode(state)
     if isinstance(result, str) or not state.attrs.get("ceil_mode", 0):
         return result
     return (
@@ -367,10 +371,10 @@ STEPS: Mapping[tuple[str, int], Step] = {
     ("OptionalHasElement", 18): lambda state: state,
     ("Pad", 18): lambda state: state,
     ("Split", 18): _split_count,
-    ("AveragePool", 19): _average_pool,
+    ("AveragePool", 19): average_pool,
     ("GridSample", 20): _grid_sample,
     ("GroupNormalization", 21): _group_normalization,
-    ("AveragePool", 22): _average_pool,
-    ("MaxPool", 22): _ceil_mode,
+    ("AveragePool", 22): average_pool,
+    ("MaxPool", 22): ceil_mode,
     **{(op, 22): _refused("ONNX Runtime 1.31 has no kernel for it") for op in _NO_KERNEL},
 }

@@ -182,6 +182,14 @@ def _applied(proto: onnx.ModelProto, to: int) -> tuple[onnx.ModelProto, object]:
     return export_graph(work), report
 
 
+@pytest.mark.parametrize(("wanted", "reached"), [(None, 11), (9, 11), (13, 13), (40, 17)])
+def test_the_target_may_want_a_version(wanted: int | None, reached: int) -> None:
+    hardware = replace(context().hardware, opset=(7, 17), write_opset=wanted)
+    work = import_graph(model("g (float[N,3] x) => (float[N,3] y) { y = Relu(x) }", opset=11))
+    RaiseOpset().apply(work.graph, replace(context(), hardware=hardware))
+    assert version(export_graph(work)) == reached
+
+
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_random_attributes(data: st.DataObject) -> None:

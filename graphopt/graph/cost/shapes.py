@@ -17,6 +17,7 @@ import onnx
 import onnx.inliner
 
 from graphopt.errors import UsageError
+from graphopt.graph.cost.batches import copies_for, side_by_side
 from graphopt.graph.cost.sizes import SMALL, infer
 
 T = TypeVar("T")
@@ -86,13 +87,19 @@ def scopes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = 
     """The main graph and all bodies inside it, with shapes inferred for one concrete size of input.
 
     ``shapes`` fixes the named inputs; of the others, a dynamic first axis becomes ``batch`` and every other dynamic
-    axis stays unknown, unless it carries the symbol of an axis that is known. Functions of the model are inlined.
-    Raises ``UsageError`` for an unknown input name or a shape that contradicts the model.
+    axis stays unknown, unless it carries the symbol of an axis that is known. Where no first axis is dynamic and a
+    ``batch`` is asked for that is not the model's own, shapes are those of copies of the model side by side (see
+    ``side_by_side``). Functions of the model are inlined. Raises ``UsageError`` for an unknown input name, a shape that
+    contradicts the model, or a batch that it cannot have.
     """
+    given = {name: tuple(shape) for name, shape in (shapes or {}).items()}
+    copies = copies_for(model.graph, given, batch)
     skeleton = _skeleton(model)
     if skeleton.functions:
         skeleton = onnx.inliner.inline_local_functions(skeleton)
-    _fix_inputs(skeleton, _input_shapes(model.graph, {k: tuple(v) for k, v in (shapes or {}).items()}, batch))
+    symbols = _symbols(model.graph, given, batch)
+    _fix_inputs(skeleton, _input_shapes(model.graph, given, symbols, batch))
+    _fix_symbols(skeleton, symbols)
     inferred = _infer(skeleton)
     stored = _constants(model.graph)
     result: list[Scope] = []
@@ -119,6 +126,8 @@ def scopes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = 
         result.append(scope)
         bodies = zip(_bodies(graph), _bodies(typed), strict=True)
         pending.extend((body, typed_body, scope) for body, typed_body in bodies)
+    if copies > 1:
+        side_by_side(result, [value.name for value in model.graph.input], copies)
     return result
 
 
@@ -147,13 +156,22 @@ def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
     return skeleton
 
 
-def _input_shapes(graph: onnx.GraphProto, given: dict[str, tuple[int, ...]], batch: int) -> dict[str, Shape]:
+def _declared_inputs(graph: onnx.GraphProto) -> dict[str, onnx.TensorShapeProto]:
     constant = {tensor.name for tensor in graph.initializer}
-    declared = {
+    return {
         value.name: value.type.tensor_type.shape
         for value in graph.input
         if value.name not in constant and value.type.tensor_type.HasField("shape")
     }
+
+
+def _symbols(graph: onnx.GraphProto, given: Mapping[str, tuple[int, ...]], batch: int) -> dict[str, int]:
+    """The sizes that the inputs' shapes give to named axes.
+
+    Raises ``UsageError`` for an unknown input name or a shape that contradicts the model.
+    """
+    declared = _declared_inputs(graph)
+    constant = {tensor.name for tensor in graph.initializer}
     names = [value.name for value in graph.input if value.name not in constant]
     if unknown := sorted(set(given) - set(names)):
         raise UsageError(f"the model has no input named {unknown[0]!r}; its inputs are {', '.join(names) or 'none'}")
@@ -170,8 +188,14 @@ def _input_shapes(graph: onnx.GraphProto, given: dict[str, tuple[int, ...]], bat
     for shape_proto in declared.values():
         if shape_proto.dim and shape_proto.dim[0].dim_param:
             symbols.setdefault(shape_proto.dim[0].dim_param, batch)
+    return symbols
+
+
+def _input_shapes(
+    graph: onnx.GraphProto, given: Mapping[str, tuple[int, ...]], symbols: Mapping[str, int], batch: int
+) -> dict[str, Shape]:
     result: dict[str, Shape] = {}
-    for name, shape_proto in declared.items():
+    for name, shape_proto in _declared_inputs(graph).items():
         result[name] = given.get(name) or tuple(
             symbols.get(dim.dim_param, batch if axis == 0 and not dim.dim_param else None)
             if _size(dim) is None
@@ -196,6 +220,18 @@ def _fix_inputs(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> None:
             dim = tensor.shape.dim.add()
             if size is not None:
                 dim.dim_value = size
+
+
+def _fix_symbols(model: onnx.ModelProto, symbols: Mapping[str, int]) -> None:
+    """Write the sizes of named axes where the exporter noted the names inside the graph.
+
+    Some shapes are known only so: PyTorch's exporter writes ``as_strided`` as arithmetic on indices, which has no
+    shape until it is computed.
+    """
+    for value in model.graph.value_info:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in symbols:
+                dim.dim_value = symbols[dim.dim_param]
 
 
 def _infer(skeleton: onnx.ModelProto) -> onnx.ModelProto:

@@ -23,10 +23,15 @@ _TANH = math.sqrt(2 / math.pi)
 
 @dataclass(frozen=True)
 class Limits:
-    """The operator set in force, and whether Swish is wanted."""
+    """The operator set in force, whether Swish is wanted, and operators that the target does not take."""
 
     opset: int
     swish: bool
+    unwanted: frozenset[str] = frozenset()
+
+    def allow(self, op: str, since: int) -> bool:
+        """Whether an operator that came with opset ``since`` may be made."""
+        return self.opset >= since and op not in self.unwanted
 
 
 @dataclass(frozen=True)
@@ -70,11 +75,13 @@ def gated(core: Core, p: float, q: float, limits: Limits) -> Form | None:
     return rule(core, p, q, limits)
 
 
-def alone(core: Core, p: float, q: float) -> Form | None:
+def alone(core: Core, p: float, q: float, limits: Limits) -> Form | None:
     """The form of ``p * core + q``: HardSigmoid or Sigmoid."""
     if q != 0 or core.argument.constant or len(core.argument.coefficients) > 2:
         return None
     if core.kind == "clip" and _cuts_at_zero(core) and close(p * core.high, 1.0, core.dtype):
+        if not limits.allow("HardSigmoid", 7):
+            return None
         return Form("hard_sigmoid", "HardSigmoid", _hard_sigmoid(core))
     if core.kind == "exp" and core.argument == Term((0.0, 1.0), core.argument.rank) and close(p, 1.0, core.dtype):
         return Form("sigmoid", "Sigmoid")
@@ -97,14 +104,17 @@ def _hard(core: Core, p: float, q: float, limits: Limits) -> Form | None:
     if q != 0 or not _cuts_at_zero(core) or len(core.argument.coefficients) != 2:
         return None
     attrs, factor = _hard_sigmoid(core), _factor(p * core.high, core.dtype)
-    if limits.opset >= 14 and close(attrs["alpha"], 1 / 6, core.dtype) and close(attrs["beta"], 0.5, core.dtype):
+    soft = close(attrs["alpha"], 1 / 6, core.dtype) and close(attrs["beta"], 0.5, core.dtype)
+    if soft and limits.allow("HardSwish", 14):
         return Form("hard_swish", "HardSwish", factor=factor)
+    if not limits.allow("HardSigmoid", 7):
+        return None
     return Form("hard_sigmoid_times_x", "HardSigmoid", attrs, product=True, factor=factor)
 
 
 def _gelu(core: Core, p: float, q: float, limits: Limits) -> Form | None:
     argument = core.argument
-    if limits.opset < 20 or core.dtype != np.float32 or not close(q, p, core.dtype) or argument[0] != 0:
+    if not limits.allow("Gelu", 20) or core.dtype != np.float32 or not close(q, p, core.dtype) or argument[0] != 0:
         return None
     factor = _factor(2 * p, core.dtype)
     if core.kind == "erf":
@@ -117,7 +127,7 @@ def _gelu(core: Core, p: float, q: float, limits: Limits) -> Form | None:
 
 
 def _mish(core: Core, p: float, q: float, limits: Limits) -> Form | None:
-    if limits.opset < 18 or q != 0 or core.argument != Term((0.0, 1.0), core.argument.rank):
+    if not limits.allow("Mish", 18) or q != 0 or core.argument != Term((0.0, 1.0), core.argument.rank):
         return None
     return Form("mish", "Mish", factor=_factor(p, core.dtype))
 
@@ -127,7 +137,7 @@ def _swish(core: Core, p: float, q: float, limits: Limits) -> Form | None:
     if q != 0 or len(argument.coefficients) != 2 or argument[0] != 0:
         return None
     factor = _factor(p, core.dtype)
-    if limits.swish and limits.opset >= 24:
+    if limits.swish and limits.allow("Swish", 24):
         slope = _factor(argument[1], core.dtype)
         return Form("swish", "Swish", {} if slope == 1.0 else {"alpha": slope}, factor=factor)
     if core.kind == "exp" and close(argument[1], 1.0, core.dtype):

@@ -103,7 +103,9 @@ def _best(index: Index, terms: Terms, node: gs.Node, limits: Limits) -> Match | 
     best: Match | None = None
     saved = 0
     for walk in _walks(index, terms, node):
-        found = _as_gated(index, terms, walk, limits) if walk.other is not None else _as_alone(index, terms, walk)
+        found = (
+            _as_gated(index, terms, walk, limits) if walk.other is not None else _as_alone(index, terms, walk, limits)
+        )
         if found is not None and found[1] > saved:
             best, saved = found
     return best
@@ -193,7 +195,7 @@ def _behind(index: Index, terms: Terms, tensor: gs.Tensor, source: gs.Tensor) ->
     return count
 
 
-def _as_alone(index: Index, terms: Terms, walk: _Walk) -> tuple[Match, int] | None:
+def _as_alone(index: Index, terms: Terms, walk: _Walk, limits: Limits) -> tuple[Match, int] | None:
     """A match of a gate by itself, reaching back as far as nothing else reads what is on the way."""
     first = walk.path[0]
     if walk.open or first.op not in {"Clip", "Exp", "HardSigmoid"}:
@@ -203,7 +205,7 @@ def _as_alone(index: Index, terms: Terms, walk: _Walk) -> tuple[Match, int] | No
         if _behind(index, terms, first.inputs[0], source) < back:
             break
         core = _core(terms, walk, source)
-        form = None if core is None else alone(core, walk.scale, walk.shift)
+        form = None if core is None else alone(core, walk.scale, walk.shift, limits)
         saved = len(walk.path) + back - 1
         if core is None or form is None or saved < 1 or not terms.has_rank(source, max(walk.rank, core.argument.rank)):
             continue

@@ -6,7 +6,7 @@ scale and bias. Nothing but the result may be read from outside.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -54,12 +54,16 @@ class _Core:
     nodes: tuple[gs.Node, ...]
 
 
-def read_normalization(index: Index, terms: Terms, root: gs.Node) -> Normalization | None:
-    """The normalization around a Sqrt, as the operator that the operator set in force has for it; None if none."""
+def read_normalization(index: Index, terms: Terms, root: gs.Node, allowed: Set[str]) -> Normalization | None:
+    """The normalization around a Sqrt, as the operator that the operator set in force has for it; None if none.
+
+    ``allowed``: operators that the target takes.
+    """
     core = _read_core(index, terms, root)
     if core is None:
         return None
-    candidates = [_with_parameters(index, terms, found) for found in _bare(index, terms, core)]
+    bare = (found for found in _bare(index, terms, core) if found.op in allowed)
+    candidates = [_with_parameters(index, terms, found) for found in bare]
     fitting = [each for each in candidates if _is_private(index, each.nodes) and not _may_be_a_layer(terms, each)]
     # Of equals the first: max keeps it.
     return max(fitting, key=lambda each: len(each.nodes), default=None)

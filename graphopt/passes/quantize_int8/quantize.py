@@ -10,21 +10,16 @@ from typing import Any, ClassVar, TypeAlias
 import onnx
 
 from graphopt.calibration.observers import OBSERVERS
-from graphopt.errors import UnsupportedModelError, UsageError
-from graphopt.model import upgrade_opset
+from graphopt.errors import UsageError
 from graphopt.model.walk import bodies, label
 from graphopt.passes.base import Candidate, Context, Declined, PassReport, Skip
 from graphopt.passes.quality import decibel
-from graphopt.passes.quantize_int8 import hard_swish
-from graphopt.passes.quantize_int8.fused import MARK, left_in_float
-from graphopt.passes.quantize_int8.kernels import machine
 from graphopt.passes.quantize_int8.macs import macs
+from graphopt.passes.quantize_int8.schemes import PER_CHANNEL_OPSET, scheme_for
 from graphopt.passes.quantize_int8.session import Quantization, Recipe
 from graphopt.passes.quantize_int8.units import FLOAT_DOMAINS, Role, Units
-from graphopt.targets.schema import Int8Rules
+from graphopt.targets.schema import Hardware, Int8Rules
 
-# QuantizeLinear and DequantizeLinear have an axis, and so per-channel scales, from opset 13 (ONNX operator changelog).
-PER_CHANNEL_OPSET = 13
 # Samples for the choices between settings, and for the noise of single units.
 CHOICE_SAMPLES = 32
 AUTO_OBSERVERS = ("minmax", "percentile", "mse")
@@ -90,22 +85,31 @@ class QuantizeInt8:
             DataError: calibration data is missing, empty or makes the model compute NaN.
             UsageError: an excluded node does not exist.
         """
-        rules = context.hardware.int8
-        if rules is None:
-            raise Declined(f"the target {context.hardware.name} has no int8")
-        if self.weight_bits:
-            rules = replace(rules, weight_bits=self.weight_bits)
-        model, upgraded = _prepared(model)
-        work = Quantization(model, rules, context, self.samples, machine())
+        scheme = scheme_for(context.hardware, self._rules(context.hardware))
+        original = model
+        model, upgraded = scheme.prepared(model)
+        work = Quantization(model, scheme, context, self.samples)
         excluded = _excluded(work.units, self.exclude)
         if not any(unit.role is Role.HEAVY for unit in work.units.all):
             raise Declined("no convolution or matrix product can run in int8", _report(work, frozenset(), {}))
         work.measure_kernels()
-        refused: dict[int, str] = dict.fromkeys(excluded, "excluded by the option quantize_int8.exclude")
+        refused = scheme.refused(work.units)
+        refused |= dict.fromkeys(excluded, "excluded by the option quantize_int8.exclude")
         chosen, recipe, quantized, refused = self._fastest(work, refused)
         details: dict[str, Any] = {"opset": upgraded} if upgraded else {}
-        yield _candidate(work, quantized, chosen, recipe, refused, details)
-        yield from self._gentler(work, chosen, recipe, refused, details)
+        yield _candidate(work, original, quantized, chosen, recipe, refused, details)
+        yield from self._gentler(work, original, chosen, recipe, refused, details)
+
+    def _rules(self, hardware: Hardware) -> Int8Rules:
+        rules = hardware.int8
+        if rules is None:
+            raise Declined(hardware.int8_refusal or f"the target {hardware.name} has no int8")
+        if not rules.implicit and hardware.opset[1] < PER_CHANNEL_OPSET:
+            raise Declined(
+                f"the target {hardware.name} reads operator sets up to {hardware.opset[1]}; "
+                f"scales by channel begin with {PER_CHANNEL_OPSET}"
+            )
+        return replace(rules, weight_bits=self.weight_bits) if self.weight_bits else rules
 
     def _fastest(self, work: Quantization, refused: dict[int, str]) -> _First:
         """Settle what runs in int8: what the kernels' times say, or all that can where the clock says so.
@@ -114,10 +118,11 @@ class QuantizeInt8:
         of which one operand comes from a float layer, in a chain of blocks one after the other.
         """
         speedup = work.context.goals.speedup
-        if self.placement == "all" or speedup is None:
-            return self._first(work, refused, everything=self.placement == "all")
+        everything_at_once = self.placement == "all" or work.scheme.chooses
+        if everything_at_once or speedup is None:
+            return self._first(work, refused, everything=everything_at_once)
         first = self._first(work, refused, everything=False)
-        everything = work.able() - refused.keys()
+        everything = work.able(refused)
         longer = work.predicted_microseconds(everything) / max(work.predicted_microseconds(first[0]), 1e-9)
         if first[0] == everything or longer > NEARLY_AS_FAST:
             return first
@@ -128,9 +133,9 @@ class QuantizeInt8:
         """Settle the fastest assignment that ONNX Runtime really runs in int8, and the settings that suit it."""
         refused = dict(refused)
         while True:
-            chosen = work.able() - refused.keys() if everything else work.fastest(refused)
+            chosen = work.able(refused) if everything else work.fastest(refused)
             if not any(work.units.all[index].role is Role.HEAVY for index in chosen):
-                reason = "measured kernel times say that no convolution or matrix product gains from int8 on this CPU"
+                reason = work.prices.no_gain
                 if any(work.units.all[index].role is Role.HEAVY for index in refused):
                     reason = "no convolution or matrix product is left that can and should run in int8"
                 raise Declined(reason, _report(work, frozenset(), refused))
@@ -149,8 +154,7 @@ class QuantizeInt8:
                 continue
             recipe = self._choose(work, chosen)
             quantized = work.build(chosen, recipe)
-            marked = work.build(chosen, recipe, mark=MARK)
-            unfused = left_in_float(marked, work.units, chosen, work.context.threads)
+            unfused = work.left_in_float(chosen, recipe)
             if not unfused:
                 return chosen, recipe, quantized, refused
             refused |= {
@@ -161,13 +165,14 @@ class QuantizeInt8:
     def _choose(self, work: Quantization, chosen: frozenset[int]) -> Recipe:
         """Choose observer and bias correction by the noise in the outputs."""
         observers = AUTO_OBSERVERS if self.observer == "auto" else (self.observer,)
-        recipes = [Recipe(observer, self.bias_correction == "on") for observer in observers]
-        if len(recipes) == 1 and self.bias_correction != "auto":
+        correction = self.bias_correction if work.scheme.corrects_biases else "off"
+        recipes = [Recipe(observer, correction == "on") for observer in observers]
+        if len(recipes) == 1 and correction != "auto":
             return recipes[0]
         noises = [work.noise(work.build(chosen, recipe), CHOICE_SAMPLES) for recipe in recipes]
         best = min(range(len(recipes)), key=lambda index: (noises[index], index))
         recipe = recipes[best]
-        if self.bias_correction == "auto":
+        if correction == "auto":
             corrected = replace(recipe, correct_bias=True)
             gain = decibel(work.noise(work.build(chosen, corrected), CHOICE_SAMPLES)) - decibel(noises[best])
             if gain > CLEAR_GAIN:
@@ -177,6 +182,7 @@ class QuantizeInt8:
     def _gentler(
         self,
         work: Quantization,
+        original: onnx.ModelProto,
         chosen: frozenset[int],
         recipe: Recipe,
         refused: dict[int, str],
@@ -187,7 +193,7 @@ class QuantizeInt8:
         if refined.exceptions:
             better = work.build(chosen, refined)
             if work.noise(better, CHOICE_SAMPLES) < work.noise(work.build(chosen, recipe), CHOICE_SAMPLES):
-                yield _candidate(work, better, chosen, refined, refused, details)
+                yield _candidate(work, original, better, chosen, refined, refused, details)
             else:
                 refined = recipe
         in_float = work.predicted_microseconds(frozenset())
@@ -217,22 +223,12 @@ class QuantizeInt8:
                 if work.units.all[index].role is Role.HEAVY
             }
             work.calibrate(gentler)
-            yield _candidate(work, work.build(gentler, refined), gentler, refined, reasons, details)
-
-
-def _prepared(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str | None]:
-    """Return the model at the opset that int8 needs, HardSwish as one operator, and what was done to its opset."""
-    if hard_swish.is_written_out(model):
-        try:
-            model, upgraded = upgrade_opset(model, hard_swish.OPSET)
-            return hard_swish.merge(model), upgraded
-        except UnsupportedModelError:
-            pass  # it may still reach the opset that everything else needs
-    return upgrade_opset(model, PER_CHANNEL_OPSET)
+            yield _candidate(work, original, work.build(gentler, refined), gentler, refined, reasons, details)
 
 
 def _candidate(
     work: Quantization,
+    original: onnx.ModelProto,
     quantized: onnx.ModelProto,
     chosen: frozenset[int],
     recipe: Recipe,
@@ -253,7 +249,14 @@ def _candidate(
     label = f"{in_int8} of {len(heavy)} convolutions and matrix products in int8"
     if recipe.exceptions:
         label += " with refined ranges"
-    return Candidate(quantized, replace(report, details=figures), label)
+    delivery = work.scheme.delivered(original, quantized, work.units, work.placement(chosen, recipe))
+    return Candidate(
+        delivery.model,
+        replace(report, details=figures),
+        label,
+        files=delivery.files,
+        simulation=delivery.simulation,
+    )
 
 
 def _report(work: Quantization, chosen: frozenset[int], refused: dict[int, str]) -> PassReport:
@@ -269,9 +272,9 @@ def _report(work: Quantization, chosen: frozenset[int], refused: dict[int, str])
             elif time is None:
                 reason = "it was not measured"
             elif time.int8 is None:
-                reason = "ONNX Runtime has no int8 kernel for it"
+                reason = work.prices.impossible
             elif time.int8 >= time.float32:
-                reason = f"int8 is slower on this CPU: {time.int8:.0f} against {time.float32:.0f} µs"
+                reason = f"{work.prices.slower}: {time.int8:.0f} against {time.float32:.0f} µs"
             else:
                 saved = time.float32 - time.int8
                 reason = f"int8 would save {saved:.0f} µs, less than the conversions around it cost"

@@ -12,34 +12,29 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from graphopt.cache import Store
 from graphopt.calibration.collect import Statistics, collect
 from graphopt.calibration.collect import shapes as observed_shapes
-from graphopt.calibration.observers import OBSERVERS, Range
+from graphopt.calibration.observers import Range
 from graphopt.errors import DataError
 from graphopt.graph import infer_types
 from graphopt.passes.base import Context
 from graphopt.passes.quality import Probe, make_probe, noise
-from graphopt.passes.quantize_int8 import hard_swish
 from graphopt.passes.quantize_int8.bias import corrected_biases
 from graphopt.passes.quantize_int8.cut import cheapest, microseconds
-from graphopt.passes.quantize_int8.kernels import BoundaryTime, KernelTimes, UnitTime, measure_all
-from graphopt.passes.quantize_int8.merged import Pair, measured_pairs
-from graphopt.passes.quantize_int8.numbers import QuantizedWeight, activation_parameters, smallest_weight_scale
-from graphopt.passes.quantize_int8.placement import Placement, place, quantized_tensors, shared_ranges
-from graphopt.passes.quantize_int8.prepare import merge_biases, split_transposes
+from graphopt.passes.quantize_int8.kernels import UnitTime, machine
+from graphopt.passes.quantize_int8.numbers import QuantizedWeight, smallest_weight_scale
+from graphopt.passes.quantize_int8.placement import Placement
+from graphopt.passes.quantize_int8.prices import Measured, Predicted, Prices
+from graphopt.passes.quantize_int8.schemes import Scheme
 from graphopt.passes.quantize_int8.sensitivity import (
     NoiseGroup,
     Sensitivity,
     measure,
-    noise_groups,
     with_quantized_tensor,
     with_weights,
 )
-from graphopt.passes.quantize_int8.units import Role, Units, find_units
+from graphopt.passes.quantize_int8.units import Role, Units
 from graphopt.passes.quantize_int8.weights import quantized_weight, unit_bias
-from graphopt.passes.quantize_int8.write import write
-from graphopt.targets.schema import Int8Rules
 
 # What measuring all sensitivities may take by the measured kernel times, and how many tensors get a second look.
 SENSITIVITY_MICROSECONDS = 20e6
@@ -66,67 +61,87 @@ class Recipe:
 class Quantization:
     """A float model, its units, and everything measured about them. All methods leave the model as it is."""
 
-    def __init__(self, model: onnx.ModelProto, rules: Int8Rules, context: Context, samples: int, machine: str) -> None:
+    def __init__(self, model: onnx.ModelProto, scheme: Scheme, context: Context, samples: int) -> None:
+        """Take ``model`` in, as ``scheme`` has prepared it.
+
+        Raises:
+            DataError: there is no calibration data.
+        """
         if context.calibration is None:
             raise DataError("quantize_int8 needs calibration data; give --data or --calibration-data")
         types = infer_types(model)
-        model = merge_biases(model, {name: found.shape for name, found in types.items() if found.shape is not None})
-        model = split_transposes(model)
         self.model = model
-        self.rules = rules
+        self.scheme = scheme
+        self.rules = scheme.rules
         self.context = context
         self.samples = samples
-        self.units: Units = find_units(model, {name: found.dtype for name, found in types.items() if found.dtype})
+        self.units: Units = scheme.units(
+            model, {name: found.dtype for name, found in types.items() if found.dtype is not None}
+        )
         first = next(iter(context.calibration), None)
         if first is None:
             raise DataError("calibration data holds no sample; give at least one")
         floats = _float_tensors(self.units)
         self.shapes = observed_shapes(model, floats, first, context.threads) if floats else {}
-        self._store = Store("kernels", machine)
-        self._kernels = KernelTimes(model, self.units, self.shapes, rules, self._store)
-        self.times: Mapping[int, UnitTime] = {}
-        self.pairs: tuple[Pair, ...] = ()
         self.statistics = Statistics({}, 0)
+        self._prices: Prices | None = None
         self._probe: Probe | None = None
         self._weights: dict[int, QuantizedWeight] = {}
         self._ranges: dict[tuple[str, str], Range] = {}
 
+    @property
+    def prices(self) -> Prices:
+        """What units and conversions cost."""
+        assert self._prices is not None, "measure_kernels comes first"
+        return self._prices
+
+    @property
+    def times(self) -> Mapping[int, UnitTime]:
+        """Times of units by index, once they are known."""
+        return self._prices.units if self._prices is not None else {}
+
     def measure_kernels(self) -> None:
-        """Time every unit in both precisions; times known from earlier runs are not measured again."""
+        """Find out what every unit takes in both precisions; times known from earlier runs are not measured again."""
+        hardware = self.context.hardware
+        if hardware.device is not None:
+            self._prices = Predicted(self.units, self.shapes, hardware)
+            return
         report = self.context.progress
-        self.times = measure_all(
-            self._kernels,
+        self._prices = Measured(
+            self.model,
             self.units,
+            self.shapes,
+            self.rules,
+            machine(),
             self.context.threads,
             lambda done, total: report("quantize_int8: measuring kernels", done, total),
         )
-        threads = self.context.threads
-        self.pairs = measured_pairs(self.units, lambda first, second: self._kernels.saved(first, second, threads))
-        self.boundary("")
-        self._store.save()
 
-    def boundary(self, name: str) -> BoundaryTime:
-        """Return the cost of converting tensor ``name``."""
-        return self._kernels.boundary(self.shapes.get(name, ()), self.context.threads)
-
-    def able(self) -> frozenset[int]:
-        """Return the units that ONNX Runtime can run in int8."""
-        return frozenset(index for index, time in self.times.items() if time.int8 is not None)
+    def able(self, forced_float: Iterable[int] = ()) -> frozenset[int]:
+        """Return the units that the target can run in int8."""
+        known = {index for index, time in self.times.items() if time.int8 is not None}
+        able = {index for index in known if self.units.all[index].role is not Role.FLOAT}
+        return self.scheme.settled(self.units, able.difference(forced_float))
 
     def fastest(
         self, forced_float: Iterable[int] = (), sensitivity: Sensitivity | None = None, price: float = 0.0
     ) -> frozenset[int]:
         """Return the units that run in int8 in the fastest assignment, with a ``price`` on noise if given."""
-        return cheapest(self.units, self.times, self.boundary, frozenset(forced_float), sensitivity, price, self.pairs)
+        prices = self.prices
+        chosen = cheapest(
+            self.units, prices.units, prices.boundary, frozenset(forced_float), sensitivity, price, prices.pairs
+        )
+        return self.scheme.settled(self.units, chosen)
 
     def predicted_microseconds(self, int8: frozenset[int]) -> float:
         """Return the time of all int8-capable units and conversions under an assignment."""
-        return microseconds(self.units, self.times, self.boundary, self.pairs, int8)
+        prices = self.prices
+        return microseconds(self.units, prices.units, prices.boundary, prices.pairs, int8)
 
     def calibrate(self, int8: Iterable[int]) -> None:
         """Observe every tensor that the assignment ``int8`` quantizes."""
         assert self.context.calibration is not None
-        wanted = quantized_tensors(self.units, int8)
+        wanted = self.scheme.tensors(self.units, int8)
         known = self.statistics.tensors.keys() | self.statistics.infinite.keys()
         missing = [name for name in wanted if name not in known]
         if not missing:
@@ -139,28 +154,30 @@ class Quantization:
             threads=self.context.threads,
             progress=lambda done: report("quantize_int8: calibration", done, self.samples),
         )
+        self.units = self.scheme.blinded(self.units, [name for name in missing if name not in found.tensors])
         self.statistics = Statistics(
             {**self.statistics.tensors, **found.tensors}, found.samples, {**self.statistics.infinite, **found.infinite}
         )
 
     def observable(self, int8: Iterable[int]) -> frozenset[int]:
         """Drop units that read or make a tensor which calibration could not observe (not float, say)."""
-        chosen = frozenset(int8)
+        chosen = frozenset(index for index in int8 if self.units.all[index].role is not Role.FLOAT)
         seen = self.statistics.tensors
         while True:
-            tensors = quantized_tensors(self.units, chosen)
+            tensors = self.scheme.tensors(self.units, chosen)
             blind = {name for name in tensors if name not in seen}
             if not blind:
                 return chosen
-            chosen = frozenset(
-                index for index in chosen if not blind & {*self.units.all[index].inputs, *self.units.all[index].outputs}
-            )
+            touching = [
+                index for index in chosen if blind & {*self.units.all[index].inputs, *self.units.all[index].outputs}
+            ]
+            chosen = self.scheme.settled(self.units, chosen - self.scheme.deciding(self.units, touching))
 
     def clashes(self, int8: frozenset[int]) -> dict[int, float]:
-        """Return the Concats in which ranges of very different size would meet, with the share of levels left."""
-        names = quantized_tensors(self.units, int8)
-        observed = {name: OBSERVERS["percentile"](self.statistics.tensors[name]) for name in names}
-        return shared_ranges(self.units, int8, observed)[1]
+        """Return the units in which ranges of very different size would meet, with the share of levels left."""
+        names = self.scheme.tensors(self.units, int8)
+        observed = {name: self._range("percentile", name) for name in names}
+        return self.scheme.clashes(self.units, int8, observed)
 
     def why_not_observable(self, index: int) -> str:
         """Say why calibration could not observe what a unit reads and makes."""
@@ -170,15 +187,23 @@ class Quantization:
                 return f"tensor '{name}' is NaN or infinite on calibration sample {self.statistics.infinite[name]}"
         return "its tensors are not float32 at run time, or it depends on a layer of which that is so"
 
-    def build(self, int8: frozenset[int], recipe: Recipe, mark: str = "") -> onnx.ModelProto:
-        """Write the model in which ``int8`` units run in int8, its units named by ``mark`` if given."""
-        ranges = self.ranges(recipe, quantized_tensors(self.units, int8))
-        placement = place(self.units, int8, ranges, self.rules)
-        placement = replace(placement, weights=self._rounded_weights(placement))
+    def placement(self, int8: frozenset[int], recipe: Recipe) -> Placement:
+        """Return scales, weights and biases of the model in which ``int8`` units run in int8."""
+        ranges = self.ranges(recipe, self.scheme.tensors(self.units, int8))
+        placed = self.scheme.place(self.units, int8, ranges)
+        placed = replace(placed, weights=self._rounded_weights(placed))
         if recipe.correct_bias:
-            biases = corrected_biases(self.units, placement, self.statistics.tensors, self.rules)
-            placement = replace(placement, bias=biases)
-        return write(self.model, self.units, placement, self.rules, mark=mark)
+            placed = replace(placed, bias=corrected_biases(self.units, placed, self.statistics.tensors, self.rules))
+        return placed
+
+    def build(self, int8: frozenset[int], recipe: Recipe) -> onnx.ModelProto:
+        """Write the model in which ``int8`` units run in int8."""
+        return self.scheme.write(self.model, self.units, self.placement(int8, recipe))
+
+    def left_in_float(self, int8: frozenset[int], recipe: Recipe) -> Mapping[int, str]:
+        """Return the units of ``int8`` that the runtime would run in float all the same."""
+        placed = self.placement(int8, recipe)
+        return self.scheme.left_in_float(self.model, self.units, placed, self.context.threads)
 
     def _rounded_weights(self, placement: Placement) -> dict[int, QuantizedWeight]:
         """Return the integers of all weights of an assignment, those rounded before as they are.
@@ -192,7 +217,7 @@ class Quantization:
                 continue
             weight = self._rounded(index)
             scale = placement.parameters[unit.inputs[0]].scale
-            floor = smallest_weight_scale(unit_bias(unit, self.units), scale)
+            floor = smallest_weight_scale(unit_bias(unit, self.units), scale) if self.rules.quantize_bias else 0.0
             if np.all(weight.scale >= floor):
                 rounded[index] = weight
         return rounded
@@ -222,7 +247,7 @@ class Quantization:
         seen = self.statistics.tensors
         groups = [
             NoiseGroup(group.tensors, group.touched_by & int8)
-            for group in noise_groups(self.units)
+            for group in self.scheme.noise_groups(self.units)
             if group.touched_by & int8 and all(name in seen for name in group.tensors[:1])
         ]
         weights = {
@@ -261,8 +286,7 @@ class Quantization:
         return int(np.clip(SENSITIVITY_MICROSECONDS / (runs * once), 2, 16)) if runs else 2
 
     def _with_quantized(self, name: str, observer: str) -> onnx.ModelProto:
-        parameters = activation_parameters(self._range(observer, name), self.rules.activation_dtype)
-        return with_quantized_tensor(self.model, name, parameters)
+        return with_quantized_tensor(self.model, name, self.scheme.parameters(self._range(observer, name)))
 
     def _with_rounded_weights(self, index: int) -> onnx.ModelProto:
         unit = self.units.all[index]
@@ -271,10 +295,7 @@ class Quantization:
     def _range(self, observer: str, name: str) -> Range:
         key = (observer, name)
         if key not in self._ranges:
-            seen = self.statistics.tensors[name]
-            if hard_swish.reads_alone(self.units, name):
-                seen = hard_swish.without_tail(seen)
-            self._ranges[key] = OBSERVERS[observer](seen)
+            self._ranges[key] = self.scheme.range(observer, self.statistics.tensors[name], self.units, name)
         return self._ranges[key]
 
     def probe(self, samples: int) -> Probe:

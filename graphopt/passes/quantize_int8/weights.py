@@ -19,7 +19,7 @@ def unit_bias(unit: Unit, units: Units) -> npt.NDArray[np.float64] | None:
 
 
 def output_axis(unit: Unit) -> int:
-    """Return the axis of the weights of a Conv, Gemm or MatMul that counts output channels."""
+    """Return the axis of the weights of a heavy unit that counts output channels."""
     if unit.node.op_type == "Conv":
         return 0
     if unit.node.op_type == "Gemm":
@@ -34,13 +34,18 @@ def quantized_weight(
     input_scale: np.float32,
     bias: npt.NDArray[np.float64] | None,
 ) -> QuantizedWeight:
-    """Round the weights of a heavy unit to nearest."""
+    """Round the weights of a heavy unit to nearest.
+
+    A ConvTranspose has one scale for all its weights: TensorRT takes scales by input channel there, other runtimes by
+    output channel (NVIDIA/TensorRT#2380: 'We don't support per-output-channel quant for ConvTranspose').
+    """
     values = numpy_helper.to_array(units.constants[unit.node.input[1]])
-    floor = smallest_weight_scale(bias, input_scale)
+    floor = smallest_weight_scale(bias, input_scale) if rules.quantize_bias else 0.0
+    per_channel = rules.per_channel and unit.node.op_type != "ConvTranspose"
     return quantize_weight(
         values,
         output_axis(unit),
         bits=rules.weight_bits,
-        per_channel=rules.per_channel,
-        smallest_scale=floor if rules.per_channel else np.max(floor),
+        per_channel=per_channel,
+        smallest_scale=floor if per_channel else np.max(floor),
     )

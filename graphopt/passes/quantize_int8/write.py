@@ -35,6 +35,19 @@ def write(
 
     With ``mark`` the node of every unit is renamed to it and the unit's index, to be found again in another graph.
     """
+    writer = _Writer(units, placement, rules, names_of(model.graph), mark)
+    for name in units.graph_inputs:
+        if name in placement.parameters:
+            writer.quantize(name, name)
+    for unit in units.all:
+        writer.emit(unit)
+    return assembled(model, writer.nodes, writer.initializers)
+
+
+def assembled(
+    model: onnx.ModelProto, nodes: list[onnx.NodeProto], initializers: list[onnx.TensorProto]
+) -> onnx.ModelProto:
+    """Return a model like ``model`` with other nodes, those of its initializers that they read, and new ones."""
     graph = model.graph
     result = onnx.ModelProto()
     result.CopyFrom(onnx.ModelProto(ir_version=model.ir_version))
@@ -46,23 +59,17 @@ def write(
                 setattr(result, field.name, getattr(model, field.name))
             else:
                 getattr(result, field.name).CopyFrom(getattr(model, field.name))
-    writer = _Writer(units, placement, rules, _names(graph), mark)
-    for name in units.graph_inputs:
-        if name in placement.parameters:
-            writer.quantize(name, name)
-    for unit in units.all:
-        writer.emit(unit)
     target = result.graph
     target.name, target.doc_string = graph.name, graph.doc_string
     target.input.extend(graph.input)
     target.output.extend(graph.output)
     target.metadata_props.extend(graph.metadata_props)
-    target.node.extend(writer.nodes)
-    used = {name for node in writer.nodes for name in node.input} | {value.name for value in graph.output}
-    used |= _read_in_subgraphs(writer.nodes)
+    target.node.extend(nodes)
+    used = {name for node in nodes for name in node.input} | {value.name for value in graph.output}
+    used |= _read_in_subgraphs(nodes)
     target.initializer.extend(tensor for tensor in graph.initializer if tensor.name in used)
-    target.initializer.extend(writer.initializers)
-    made = {name for node in writer.nodes for name in node.output}
+    target.initializer.extend(initializers)
+    made = {name for node in nodes for name in node.output}
     target.value_info.extend(value for value in graph.value_info if value.name in made)
     return result
 
@@ -250,7 +257,8 @@ def _input_channels(unit: Unit, units: Units) -> int:
     return 0
 
 
-def _names(graph: onnx.GraphProto) -> set[str]:
+def names_of(graph: onnx.GraphProto) -> set[str]:
+    """Return every name that the graph uses, inside its subgraphs too."""
     names = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
     for node in graph.node:
         names.update(node.input)

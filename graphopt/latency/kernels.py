@@ -1,0 +1,162 @@
+"""The kernels that a runtime launches for a graph, and the work of each.
+
+Two runtimes are known. An *eager* one runs operator after operator: each is a kernel, the bias of a convolution is one
+more, and what only renames data (Reshape, Slice, Split) is none. A *fused* one (``fusion``) builds an engine first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import onnx
+
+from graphopt.graph.cost import CONVOLUTIONS, MATRIX_PRODUCTS, RECURRENT, Scope, scopes
+from graphopt.graph.cost.kinds import weight_name
+from graphopt.latency.reading import Reader, name_of, reader
+from graphopt.latency.work import PRODUCTS, KernelWork
+
+# Operators that only rename data or mark a precision.
+VIEWS = frozenset({
+    "Cast", "CastLike", "DequantizeLinear", "Dropout", "Flatten", "Identity", "QuantizeLinear", "Reshape", "Squeeze",
+    "Unsqueeze",
+})  # fmt: skip
+# In an eager runtime a tensor has strides: taking a part of it is no work either.
+_EAGER_VIEWS = VIEWS | {"Expand", "Slice", "Split"}
+_INTEGER_PRODUCTS = {"ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "QGemm", "QLinearConv", "QLinearMatMul"}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What a runtime does for one or more nodes.
+
+    Attributes:
+        name: the node that it is named after.
+        nodes: all nodes that run inside it.
+        works: the work; more than one entry where the runtime launches several kernels.
+    """
+
+    name: str
+    nodes: tuple[str, ...]
+    works: tuple[KernelWork, ...]
+
+
+def kernels(
+    model: onnx.ModelProto,
+    *,
+    fused: bool,
+    precision: str = "float32",
+    batch: int = 1,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> list[Kernel]:
+    """The kernels of a model in order, for inputs of the sizes that ``graph.cost.scopes`` takes.
+
+    Raises:
+        UsageError: shapes contradict the model.
+        ModelError: a size is unknown.
+    """
+    from graphopt.latency.fusion import fused_kernels
+
+    result: list[Kernel] = []
+    known: frozenset[str] = frozenset()
+    outputs = frozenset(value.name for value in model.graph.output)
+    for scope in scopes(model, shapes, batch):
+        read = reader(scope, precision, known if scope.inner else frozenset())
+        known |= read.known
+        result += fused_kernels(read, outputs) if fused else _eager_kernels(read)
+    return result
+
+
+def _eager_kernels(read: Reader) -> list[Kernel]:
+    result = []
+    for node in read.working:
+        if read.kind(node) in ("constant", "control_flow"):
+            continue
+        name = name_of(node)
+        if node.op_type in _EAGER_VIEWS:
+            result.append(Kernel(name, (name,), (KernelWork(kind="view", precision=read.precision),)))
+            continue
+        written = sum(read.elements(output, node) * read.width(output) for output in read.computed(node.output))
+        taken = sum(read.elements(operand, node) * read.width(operand) for operand in read.computed(node.input))
+        work = work_of(node, read, read.type_of(node.output[0]), taken + written)
+        works: tuple[KernelWork, ...] = (work,)
+        if node.op_type in CONVOLUTIONS and len(node.input) > 2 and node.input[2]:
+            works += (KernelWork("bias", work.precision, outputs=work.outputs, activation_bytes=2 * written),)
+        result.append(Kernel(name, (name,), works))
+    return result
+
+
+def work_of(node: onnx.NodeProto, read: Reader, precision: str, activation_bytes: float) -> KernelWork:
+    """The work of ``node`` as the head of a kernel that moves ``activation_bytes``."""
+    kind = read.kind(node)
+    outputs = sum(read.elements(name, node) for name in read.computed(node.output))
+    constants = [name for name in dict.fromkeys(node.input) if name and read.is_known(name)]
+    if kind not in PRODUCTS:
+        return KernelWork(
+            kind=_moving_kind(kind, node, read),
+            precision=precision,
+            outputs=outputs,
+            activation_bytes=activation_bytes,
+            window=_pooled(node, read) if kind in ("pooling", "reduction") else 1,
+        )
+    if node.op_type in _INTEGER_PRODUCTS:
+        precision = "int8"
+    width = 1 if precision == "int8" else read.width(node.output[0])
+    weight_elements = sum(prod(read.shape(name, node)) for name in constants)
+    in_channels, out_channels, groups, window = _channels(node, read)
+    return KernelWork(
+        kind=kind,
+        precision=precision,
+        macs=read.macs(node),
+        outputs=outputs,
+        activation_bytes=activation_bytes,
+        weight_bytes=float(weight_elements * width),
+        in_channels=in_channels,
+        out_channels=out_channels,
+        groups=groups,
+        window=window,
+        stride=prod(next((tuple(a.ints) for a in node.attribute if a.name == "strides"), (1,))),
+        launches=_launches(node, read),
+    )
+
+
+def _moving_kind(kind: str, node: onnx.NodeProto, read: Reader) -> str:
+    """Tells apart elementwise operators that stretch a computed operand."""
+    if kind not in ("elementwise", "unknown"):
+        return kind
+    sizes = {read.elements(name, node) for name in read.computed((*node.input, *node.output[:1]))}
+    return "broadcast" if len(sizes) > 1 else "elementwise"
+
+
+def _pooled(node: onnx.NodeProto, read: Reader) -> float:
+    """Elements that each output of a pooling operator or of a reduction is made of."""
+    window = next((tuple(a.ints) for a in node.attribute if a.name == "kernel_shape"), None)
+    if window is not None:
+        return float(prod(window))
+    return max(1.0, read.elements(node.input[0], node) / max(read.elements(node.output[0], node), 1.0))
+
+
+def _channels(node: onnx.NodeProto, read: Reader) -> tuple[int, int, int, int]:
+    """Channels read and written, groups and window of a product."""
+    groups = next((int(a.i) for a in node.attribute if a.name == "group"), 1)
+    if node.op_type in CONVOLUTIONS:
+        shape = read.shape(weight_name(node), node)
+        return shape[1] * groups, shape[0], groups, prod(shape[2:])
+    if node.op_type == "ConvTranspose":
+        shape = read.shape(weight_name(node), node)
+        return shape[0], shape[1] * groups, groups, prod(shape[2:])
+    output = read.shape(node.output[0], node)
+    columns = output[-1] if output else 1
+    if node.op_type in MATRIX_PRODUCTS:
+        elements = read.elements(node.output[0], node)
+        return max(1, round(read.macs(node) / max(elements, 1))), columns, 1, 1
+    return columns, columns, 1, 1
+
+
+def _launches(node: onnx.NodeProto, read: Reader) -> int:
+    """A recurrence launches kernels for every step."""
+    return read.shape(node.input[0], node)[0] if node.op_type in RECURRENT else 1
+
+
+__all__ = ["VIEWS", "Kernel", "Scope", "kernels", "work_of"]

@@ -1,0 +1,184 @@
+"""The time of one kernel: the longer of computing and moving data, on units that small layers leave idle.
+
+The roofline is that of Williams, Waterman and Patterson (CACM 52(4), 2009); what it is multiplied with says how far
+kernels of a kind stay below it (``constants``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt.errors import UsageError
+from graphopt.latency.constants import DATASHEET_SET, Constants, constants
+from graphopt.latency.work import PRODUCTS, KernelWork, Number
+from graphopt.targets.schema import Device, Hardware, RuntimeModel
+
+Array = npt.NDArray[np.float64]
+
+_MEMORY = {"normalization": "normalization", "reduction": "normalization", "broadcast": "broadcast",
+           "data_movement": "movement", "resize": "movement"}  # fmt: skip
+_MATRIX_PRODUCTS = ("fully_connected", "matmul", "recurrent", "attention")
+_FEW_ROWS = 8
+_MANY_ROWS = 32  # from here on a matrix product is cut into tiles as a 1x1 convolution is
+_LARGE_WINDOW = 16  # elements; pooling windows above are whole planes
+DEFAULT = RuntimeModel(name="datasheet", fused=True, precision="float32", constants=DATASHEET_SET)
+
+
+@dataclass(frozen=True)
+class KernelTime:
+    """Microseconds of a kernel.
+
+    Attributes:
+        us: on the device; the launch is left out.
+        compute_us: what its multiply-adds take.
+        memory_us: what its traffic takes.
+        launch_us: on the processor, to launch it.
+    """
+
+    us: Array
+    compute_us: Array
+    memory_us: Array
+    launch_us: Array
+
+
+def kernel_us(work: KernelWork, hardware: Hardware, runtime: RuntimeModel | str | None = None) -> Any:
+    """Microseconds that a kernel takes on the device, the launch left out.
+
+    Args:
+        work: one kernel, or arrays of candidates.
+        hardware: facts about the target; needs a ``device``.
+        runtime: one of ``hardware.runtimes`` or its name; by default the first.
+
+    Returns:
+        A float, or an array of the shape that the figures of ``work`` broadcast to.
+
+    Raises:
+        UsageError: the target has no device figures or no such runtime, or does not compute in that precision.
+    """
+    model = runtime if isinstance(runtime, RuntimeModel) else runtime_of(hardware, runtime)
+    us = kernel_time(work, hardware, constants(model.constants, model.latency)).us
+    return us if us.ndim else float(us)
+
+
+def runtime_of(hardware: Hardware, name: str | None = None) -> RuntimeModel:
+    """The runtime of that name, or the first; raises UsageError where the target has none."""
+    device_of(hardware)
+    if name is None:
+        return hardware.runtimes[0] if hardware.runtimes else DEFAULT
+    found = next((model for model in hardware.runtimes if model.name == name), None)
+    if found is None:
+        names = ", ".join(model.name for model in hardware.runtimes)
+        raise UsageError(f"target '{hardware.name}' has no runtime '{name}'; it has {names or 'none'}")
+    return found
+
+
+def device_of(hardware: Hardware) -> Device:
+    """The device's figures; raises UsageError where the target has none."""
+    if hardware.device is None:
+        raise UsageError(f"target '{hardware.name}' has no device figures: its times are measured, not estimated")
+    return hardware.device
+
+
+def kernel_time(work: KernelWork, hardware: Hardware, fitted: Constants) -> KernelTime:
+    """The time of one kernel, or of arrays of candidates of one kind; see ``kernel_us``."""
+    device = device_of(hardware)
+    launch = _launch_us(work, device, fitted)
+    if work.kind == "view":
+        return KernelTime(np.zeros_like(launch), np.zeros_like(launch), np.zeros_like(launch), launch)
+    if work.kind in PRODUCTS:
+        compute, memory = _compute_us(work, hardware, device, fitted), _product_memory_us(work, device, fitted)
+    else:
+        memory = _moving_us(work, device, fitted)
+        compute = np.zeros_like(memory)
+    return KernelTime(np.maximum(compute, memory) + fitted["kernel.us"], compute, memory, launch)
+
+
+def _compute_us(work: KernelWork, hardware: Hardware, device: Device, fitted: Constants) -> Array:
+    macs = np.asarray(work.macs, dtype=np.float64) * _padding(work, hardware.channel_multiple.get(work.precision, 1))
+    peak, share = _peak(work, hardware, device, fitted), _share(work, fitted)
+    return 2 * macs * _idle(work, device, fitted) / (peak * 1e6 * share)
+
+
+def _peak(work: KernelWork, hardware: Hardware, device: Device, fitted: Constants) -> float:
+    """10^12 operations a second that the precision allows; depthwise kernels have no use for tensor cores."""
+    precision = work.precision
+    if precision not in device.peak_tops and precision in ("float16", "bfloat16", "tf32", "float64"):
+        precision = "float32"  # computed in float32, stored in the smaller type
+    if precision not in device.peak_tops:
+        known = ", ".join(device.peak_tops)
+        raise UsageError(f"target '{hardware.name}' does not compute in {precision}; it does in {known}")
+    if work.kind == "depthwise":
+        return min(device.peak_tops.get("float32", device.peak_tops[precision]), device.peak_tops[precision])
+    return device.peak_tops[precision] * fitted.get(f"precision.{precision}", 1.0)
+
+
+def _share(work: KernelWork, fitted: Constants) -> Number:
+    """Share of the peak that kernels of the kind reach when they are large."""
+    if work.kind == "depthwise":
+        return fitted["compute.depthwise"] * np.divide(work.window, np.add(work.window, fitted["small.window"]))
+    if work.kind == "grouped":
+        width = np.minimum(work.in_channels, work.out_channels) / np.asarray(work.groups, dtype=np.float64)
+        return fitted["compute.grouped"] * width / (width + fitted["small.group"])
+    if work.kind == "pointwise":
+        return fitted["compute.pointwise"]
+    if work.kind in _MATRIX_PRODUCTS:
+        return np.where(_rows(work) > _MANY_ROWS, fitted["compute.pointwise"], fitted["compute.fully_connected"])
+    saves = np.equal(work.window, 9) & np.equal(work.stride, 1) & (work.precision == "float32")
+    return np.where(saves & (work.kind == "dense_kxk"), fitted["compute.winograd"], fitted["compute.dense_kxk"])
+
+
+def _idle(work: KernelWork, device: Device, fitted: Constants) -> Number:
+    """How much longer work takes that is too small to keep every multiprocessor busy."""
+    small = fitted["small.depthwise" if work.kind == "depthwise" else "small.product"]
+    longer = 1 + small * device.multiprocessors / np.maximum(work.outputs, 1.0)
+    return np.where(_rows(work) > _MANY_ROWS, longer, 1.0) if work.kind in _MATRIX_PRODUCTS else longer
+
+
+def _padding(work: KernelWork, multiple: int) -> Number:
+    """Multiply-adds done over those asked for, where kernels take channels in multiples; depthwise ones do not."""
+    if multiple <= 1 or work.kind == "depthwise":
+        return 1.0
+    inside = np.maximum(np.divide(work.in_channels, work.groups), 1)
+    outside = np.maximum(np.divide(work.out_channels, work.groups), 1)
+    return np.asarray(np.ceil(inside / multiple) * np.ceil(outside / multiple) * multiple**2 / (inside * outside))
+
+
+def _rows(work: KernelWork) -> Array:
+    return np.asarray(np.divide(work.outputs, np.maximum(work.out_channels, 1)), dtype=np.float64)
+
+
+def _bandwidth(device: Device) -> float:
+    """Bytes a microsecond."""
+    return device.bandwidth_gb_s * 1e3
+
+
+def _product_memory_us(work: KernelWork, device: Device, fitted: Constants) -> Array:
+    share: Number = fitted["memory.product"]
+    if work.kind in _MATRIX_PRODUCTS:
+        rows = _rows(work)
+        few = (rows > 1) & (rows <= _FEW_ROWS)
+        share = np.where(few, fitted["memory.few_rows"], fitted["memory.fully_connected"])
+    return np.asarray(np.add(work.activation_bytes, work.weight_bytes) / (_bandwidth(device) * share))
+
+
+def _moving_us(work: KernelWork, device: Device, fitted: Constants) -> Array:
+    traffic = np.asarray(np.add(work.activation_bytes, work.weight_bytes), dtype=np.float64)
+    bandwidth = _bandwidth(device)
+    if work.kind == "pooling":
+        plane = np.greater(work.window, _LARGE_WINDOW)
+        share = np.where(plane, fitted["memory.plane_pooling"], fitted["memory.pooling"])
+        reads = np.where(plane, 0.0, np.multiply(work.outputs, work.window) * 4 / (bandwidth * fitted["cache.pooling"]))
+        return np.asarray(traffic / (bandwidth * share) + reads)
+    return traffic / (bandwidth * fitted[f"memory.{_MEMORY.get(work.kind, 'elementwise')}"])
+
+
+def _launch_us(work: KernelWork, device: Device, fitted: Constants) -> Array:
+    product = fitted["launch.product_us"] or device.launch_us
+    name = work.kind if work.kind in ("normalization", "bias", "view") else "other"
+    share: Number = 1.0 if work.kind in PRODUCTS else fitted[f"launch.{name}"]
+    groups = np.multiply(work.groups, fitted["launch.group"]) if work.kind == "grouped" else 0.0
+    return np.asarray(product * np.multiply(np.add(share, groups), work.launches), dtype=np.float64)

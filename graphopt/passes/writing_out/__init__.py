@@ -1,0 +1,1 @@
+"""Operators as simpler ones: the forms that ``write_out`` knows, by operator."""
