@@ -136,9 +136,10 @@ def _judged(source: ModelSource, name: str, settings: Settings, target: Target |
     findings = list(opened.findings)
     figures, digest = None, None
     if opened.model is not None:
-        findings += _graph_findings(opened.model)
+        view = View(opened.model.proto)
+        findings += _graph_findings(opened.model, view)
         if target is not None:
-            findings += check_model(opened.model.proto, target.hardware)
+            findings += check_model(view, target.hardware)
         figures, over = judge(opened.model, settings, target)
         findings += over
         digest = opened.model.sha256
@@ -155,8 +156,7 @@ def _judged(source: ModelSource, name: str, settings: Settings, target: Target |
     )
 
 
-def _graph_findings(model: LoadedModel) -> Iterator[Finding]:
-    view = View(model.proto)
+def _graph_findings(model: LoadedModel, view: View) -> Iterator[Finding]:
     yield from unused(model.proto)
     yield from duplicates(model.proto)
     yield from unfolded_batchnorms(view)

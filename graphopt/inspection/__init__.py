@@ -165,8 +165,9 @@ def inspect(
     input_names, output_names = {spec.name for spec in inputs}, {spec.name for spec in outputs}
     found = count(graphs, output_names)
     separable = separable_layers(graphs[0], input_names)
+    samples = _batch(graphs[0], inputs, batch)
     latency, kernels, reason = estimated(
-        loaded.proto, found, profile.name, hardware, runtime=runtime, batch=batch, shapes=input_shapes
+        loaded.proto, graphs, found, profile.name, hardware, runtime=runtime, batch=samples
     )
     choices: tuple[LayerChoices, ...] = ()
     if kernels is not None:
@@ -174,7 +175,7 @@ def inspect(
     return Inspection(
         name=Path(loaded.name).name,
         model=_facts(loaded, found),
-        batch=_batch(graphs[0], inputs, batch),
+        batch=samples,
         inputs=inputs,
         outputs=outputs,
         cost=found,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx
 
 from graphopt.errors import ModelError, UsageError
-from graphopt.graph.cost import ModelCost
+from graphopt.graph.cost import ModelCost, Scope
 from graphopt.latency import Estimate, estimate
 from graphopt.targets import Hardware
 
@@ -63,15 +63,18 @@ def check_runtime(target: str, hardware: Hardware, runtime: str | None) -> None:
 
 def estimated(
     model: onnx.ModelProto,
+    graphs: Sequence[Scope],
     cost: ModelCost,
     target: str,
     hardware: Hardware,
     *,
     runtime: str | None = None,
     batch: int = 1,
-    shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> tuple[Latency | None, Estimate | None, str]:
     """The estimated latency on a target that has a device, kernel by kernel too, or why there is none.
+
+    ``graphs`` are the model's with their shapes, ``cost`` what was counted on them, ``batch`` the samples that they
+    are for.
 
     An unknown size is a reason that the reader can mend, and everything else about the model is known: so it is told
     as a warning and not raised.
@@ -79,7 +82,7 @@ def estimated(
     if hardware.device is None:
         return None, None, ""
     try:
-        found = estimate(model, hardware, runtime=runtime, batch=batch, shapes=shapes)
+        found = estimate(model, hardware, runtime=runtime, batch=batch, graphs=graphs)
     except ModelError as error:
         return None, None, f"no latency is estimated: {error}"
     latency = Latency(

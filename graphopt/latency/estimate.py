@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from graphopt.graph.cost import Scope
 from graphopt.latency.constants import Constants, constants
 from graphopt.latency.kernels import Kernel, kernels
 from graphopt.latency.roofline import KernelTime, device_of, kernel_time, runtime_of
@@ -74,6 +75,7 @@ def estimate(
     runtime: str | None = None,
     batch: int = 1,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    graphs: Sequence[Scope] | None = None,
 ) -> Estimate:
     """Predict how long ``model`` takes on ``hardware``; weights may be absent.
 
@@ -83,6 +85,7 @@ def estimate(
         runtime: name of one of ``hardware.runtimes``; by default the first.
         batch: size of dynamic first axes.
         shapes: shapes of inputs by name.
+        graphs: what ``graph.cost.scopes`` returned for the same model and sizes, where the caller has it already.
 
     Raises:
         UsageError: the target has no device figures or no such runtime, or computes in no type of the model's; shapes
@@ -91,7 +94,7 @@ def estimate(
     """
     chosen = runtime_of(hardware, runtime)
     fitted = constants(chosen.constants, chosen.latency)
-    found = kernels(model, fused=chosen.fused, precision=chosen.precision, batch=batch, shapes=shapes)
+    found = kernels(model, fused=chosen.fused, precision=chosen.precision, batch=batch, shapes=shapes, graphs=graphs)
     timed = [_timed(kernel, times) for kernel, times in zip(found, _times(found, hardware, fitted), strict=True)]
     launches = sum(launch for _, launch in timed)
     ms = together(sum(kernel.us for kernel, _ in timed), launches, fitted["overlap"]) / 1e3

@@ -49,8 +49,11 @@ def kernels(
     precision: str = "float32",
     batch: int = 1,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    graphs: Sequence[Scope] | None = None,
 ) -> list[Kernel]:
     """The kernels of a model in order, for inputs of the sizes that ``graph.cost.scopes`` takes.
+
+    ``graphs`` is what ``scopes`` returned for the same model and sizes, where the caller has it already.
 
     Raises:
         UsageError: shapes contradict the model.
@@ -61,7 +64,7 @@ def kernels(
     result: list[Kernel] = []
     known: frozenset[str] = frozenset()
     outputs = frozenset(value.name for value in model.graph.output)
-    for scope in scopes(model, shapes, batch):
+    for scope in scopes(model, shapes, batch) if graphs is None else graphs:
         read = reader(scope, precision, known if scope.inner else frozenset())
         known |= read.known
         result += fused_kernels(read, outputs) if fused else _eager_kernels(read)

@@ -1,14 +1,53 @@
-"""Float16 where the target computes in it: weights, activations and the few Casts between the two precisions."""
+"""Float16 where values and operators allow it, and where it pays.
+
+::
+
+    before   x ─> Conv(w) ─> Relu ─> Conv(v) ─> y                          float32
+    after    x ─> Cast ─> Conv(w) ─> Relu ─> Conv(v) ─> Cast ─> y          float16 between the Casts, and w, v
+
+What stays float32, each with its reason in the report:
+
+- nodes whose values float16 does not hold, on calibration samples: too large, too small, or sums of too many of them;
+- operators on positions and counts (NonMaxSuppression, TopK, Range), arithmetic on sizes, coordinates and scales;
+- nodes around which Casts would take longer than float16 saves;
+- inputs and outputs of the model, and what goes in and out of bodies of If, Loop and Scan.
+
+A runtime that chooses types by itself (``Hardware.strongly_typed`` false) gets the float32 graph as it is: an option
+tells it to use float16 (``trtexec --fp16``), and the pass finds out whether it may.
+
+Accuracy is judged on a simulation: ONNX Runtime's CPU provider would leave out the rounding (``float16.simulation``).
+Where the first candidate does not hold, gentler ones follow: the nodes that add half, then 80 and 95 % of the noise go
+back to float32.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from itertools import islice
+from typing import Any, ClassVar
 
 import onnx
 
-from graphopt.passes.base import Candidate, Context, Declined
+from graphopt import runtime
+from graphopt.calibration.collect import Statistics, collect
+from graphopt.errors import UnsupportedModelError, UsageError
+from graphopt.graph import Index, import_graph, is_constant, types_of
+from graphopt.passes.base import Candidate, Context, Declined, PassReport, Skip
+from graphopt.passes.float16.gentler import STEPS, noisiest, worst
+from graphopt.passes.float16.plan import CASTS_COST_MORE, choose, heavy, prices
+from graphopt.passes.float16.ranges import Ranges, constant_reason
+from graphopt.passes.float16.simulation import simulate
+from graphopt.passes.float16.sites import Site, find_sites
+from graphopt.passes.float16.write import Written, write_half
+from graphopt.passes.quality import decibel, make_probe, noise
+
+GRAPHS = ("auto", "always", "never")
+# Samples that the figure in the report rests on.
+_PROBE_SAMPLES = 16
+# Nodes that ONNX Runtime refuses in float16 before it is given up.
+_MOST_REFUSALS = 50
 
 
 @dataclass(frozen=True)
@@ -17,6 +56,11 @@ class ConvertFloat16:
 
     Attributes:
         keep_io: whether inputs and outputs of the model stay float32.
+        headroom: how many times as large values may get as they were on calibration samples.
+        samples: the most calibration samples to use.
+        write: whether the graph itself is written in float16: ``auto`` where the runtime computes in the types of the
+            graph, ``always``, or ``never``.
+        exclude: names of nodes, separated by spaces, that stay in float32.
     """
 
     name: ClassVar[str] = "convert_float16"
@@ -25,14 +69,166 @@ class ConvertFloat16:
     needs: ClassVar[frozenset[str]] = frozenset()
 
     keep_io: bool = True
+    headroom: float = 4.0
+    samples: int = 64
+    write: str = "auto"
+    exclude: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.headroom >= 1:
+            raise UsageError(f"convert_float16.headroom is {self.headroom:g}; it must be at least 1")
+        if self.samples < 1:
+            raise UsageError(f"convert_float16.samples is {self.samples}; at least one sample is needed")
+        if self.write not in GRAPHS:
+            raise UsageError(f"convert_float16.write is '{self.write}'; it must be one of {', '.join(GRAPHS)}")
 
     def candidates(self, model: onnx.ModelProto, context: Context) -> Iterator[Candidate]:
         """Yield models in float16, the fastest first, each later one with more nodes left in float32.
 
         Raises:
             Declined: nothing can or should run in float16 here; says why.
+            DataError: calibration data is empty or holds NaN.
+            UsageError: an excluded node does not exist.
         """
         if "float16" not in context.hardware.precisions:
             raise Declined(f"the target {context.hardware.name} does not compute in float16")
-        raise Declined("nothing is converted yet")
-        yield
+        work = _Conversion(self, model, context)
+        half = work.half()
+        if not heavy(work.sites, half):
+            raise Declined("no convolution or matrix product can or should run in float16", work.report(half))
+        yield work.candidate(half)
+        added = work.noisiest(half)
+        before = half
+        for share in STEPS:
+            left = worst(added, share)
+            work.leave(left, f"it adds much of the noise ({share:.0%} with others)")
+            half = work.half()
+            if not heavy(work.sites, half):
+                return
+            if half != before:
+                yield work.candidate(half)
+                before = half
+
+
+class _Conversion:
+    """One model, and what is known of each of its nodes."""
+
+    def __init__(self, options: ConvertFloat16, model: onnx.ModelProto, context: Context) -> None:
+        self._options = options
+        self._model = model
+        self._context = context
+        self._graph = import_graph(model).gs
+        self._in_graph = options.write == "always" or (options.write == "auto" and context.hardware.strongly_typed)
+        self.sites = find_sites(self._graph)
+        self.reasons: dict[int, str] = {}
+        self._ranges = Ranges(self._statistics(), types_of(self._graph), options.headroom)
+        excluded = set(options.exclude.split())
+        unknown = sorted(excluded - {site.name for site in self.sites})
+        if unknown:
+            raise UsageError(f"convert_float16.exclude: there is no node '{unknown[0]}' that computes in float32")
+        for site in self.sites:
+            reason = site.blocked or constant_reason(site) or self._ranges.reason(site)
+            if site.name in excluded:
+                reason = "excluded by the option convert_float16.exclude"
+            if reason:
+                self.reasons[site.number] = reason
+
+    def half(self) -> frozenset[int]:
+        """The numbers of the sites that compute in float16, as things stand."""
+        return choose(
+            self.sites,
+            self.reasons,
+            self._ranges,
+            Index(self._graph),
+            prices(self._context.hardware),
+            keep_io=self._options.keep_io or not self._in_graph,
+        )
+
+    def leave(self, numbers: frozenset[int], reason: str) -> None:
+        """Leave sites in float32."""
+        for number in numbers:
+            self.reasons.setdefault(number, reason)
+
+    def candidate(self, half: frozenset[int]) -> Candidate:
+        """The model with sites in float16, and what it answers."""
+        model, details = self._model, dict[str, Any]()
+        if self._in_graph:
+            half, written = self._loadable(half)
+            model, details = written.model, {"casts": written.casts}
+        simulation = simulate(self._model, half)
+        report = self.report(half, details)
+        found = self._noise(simulation)
+        label = f"{report.changes} nodes in float16, {len(self.sites) - report.changes} in float32"
+        if found is not None:
+            report.details["sqnr_db"] = decibel(found)  # type: ignore[index]
+            label += f", {decibel(found):.1f} dB"
+        if not self._in_graph:
+            label += ", by an option of the runtime"
+        return Candidate(model, report, label, simulation=simulation)
+
+    def report(self, half: frozenset[int], more: dict[str, Any] | None = None) -> PassReport:
+        """What became of each node."""
+        reasons = {site.number: self.reasons.get(site.number, CASTS_COST_MORE) for site in self.sites}
+        left = [site for site in self.sites if site.number not in half]
+        skipped = tuple(Skip(site.name, reasons[site.number]) for site in left)
+        details = {
+            "written": "graph" if self._in_graph else "runtime option",
+            "float16_nodes": len(half),
+            "float32_nodes": [site.name for site in left if site.reads or site.writes],
+            **(more or {}),
+        }
+        return PassReport(len(half), skipped, details)
+
+    def noisiest(self, half: frozenset[int]) -> list[tuple[int, float]]:
+        """Sites by the noise that they add, the most first."""
+        source = self._context.selection if self._context.selection is not None else self._context.calibration
+        if source is None:
+            return []
+        simulation = simulate(self._model, half)
+        return noisiest(self._model, simulation, self._graph, self.sites, half, source, self._context.jobs)
+
+    def _statistics(self) -> Statistics:
+        """Statistics of every float32 tensor outside subgraphs; none without calibration samples."""
+        if self._context.calibration is None:
+            return Statistics({}, 0)
+        here = [site for site in self.sites if site.home is self._graph]
+        read = (site.node.inputs[slot] for site in here for slot in site.reads)
+        made = (site.node.outputs[slot] for site in here for slot in site.writes)
+        names = dict.fromkeys(tensor.name for tensor in (*read, *made) if not is_constant(tensor))
+        report = self._context.progress
+        return collect(
+            self._model,
+            list(names),
+            islice(iter(self._context.calibration), self._options.samples),
+            threads=self._context.jobs,
+            progress=lambda done: report("convert_float16: calibration", done, self._options.samples),
+        )
+
+    def _loadable(self, half: frozenset[int]) -> tuple[frozenset[int], Written]:
+        """The model in float16 with those nodes left in float32 that ONNX Runtime has no kernel for otherwise."""
+        for _ in range(_MOST_REFUSALS):
+            written = write_half(self._model, half, keep_io=self._options.keep_io)
+            try:
+                runtime.session(written.model, optimize=False)
+            except UnsupportedModelError as error:
+                refused = _named(self.sites, half, str(error))
+                if refused is None:
+                    raise
+                self.reasons[refused.number] = "ONNX Runtime has no float16 kernel for it"
+                half = self.half()
+                continue
+            return half, written
+        raise UnsupportedModelError(f"ONNX Runtime refuses more than {_MOST_REFUSALS} nodes in float16")
+
+    def _noise(self, simulation: onnx.ModelProto) -> float | None:
+        source = self._context.selection if self._context.selection is not None else self._context.calibration
+        if source is None:
+            return None
+        threads = self._context.jobs
+        return noise(simulation, make_probe(self._model, source, _PROBE_SAMPLES, threads), threads)
+
+
+def _named(sites: list[Site], half: frozenset[int], message: str) -> Site | None:
+    """The site that an error of ONNX Runtime names."""
+    words = set(re.findall(r"[^\s'\"()]+", message))
+    return next((site for site in sites if site.number in half and site.name in words), None)

@@ -10,17 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any
 
 import onnx
 import onnx.defs
 
 from graphopt.passes.opset_older import STEPS
 from graphopt.passes.opset_steps import Input, State, schema_of
-from graphopt.passes.opset_types import type_named, type_of
+from graphopt.passes.opset_types import allowed_types, type_named, type_of
 
-_Formal: TypeAlias = onnx.defs.OpSchema.FormalParameter
 # Element types that no net of the time before them holds: where a type is not known, it is taken not to be one.
 _RARE = ("bfloat16", "float8", "float4", "int4", "int2", "complex", "string", "seq(", "optional(", "sparse")
 
@@ -129,9 +127,9 @@ def _types(state: State, newer: onnx.defs.OpSchema, older: onnx.defs.OpSchema) -
     ):
         for slot, found in types:
             formal = formals[min(slot, len(formals) - 1)]
-            allowed = _allowed(older, formal)
+            allowed = allowed_types(older, formal)
             if found is None:
-                new = _allowed(newer, later[min(slot, len(later) - 1)]) - allowed
+                new = allowed_types(newer, later[min(slot, len(later) - 1)]) - allowed
                 if any(not any(rare in each for rare in _RARE) for each in new):
                     return f"the type of {what} {slot + 1} is not known, and fewer were taken"
                 continue
@@ -140,14 +138,3 @@ def _types(state: State, newer: onnx.defs.OpSchema, older: onnx.defs.OpSchema) -
             if formal.is_homogeneous and bound.setdefault(formal.type_str, found) != found:
                 return f"{what} {slot + 1} had to be {bound[formal.type_str]} like another"
     return ""
-
-
-@lru_cache(maxsize=4096)
-def _constraints(op: str, version: int) -> Mapping[str, frozenset[str]]:
-    schema = onnx.defs.get_schema(op, max_inclusive_version=version)
-    return {each.type_param_str: frozenset(each.allowed_type_strs) for each in schema.type_constraints}
-
-
-def _allowed(schema: onnx.defs.OpSchema, formal: _Formal) -> frozenset[str]:
-    found = _constraints(schema.name, schema.since_version)
-    return found.get(formal.type_str, frozenset({formal.type_str}))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx.defs
 import onnx_graphsurgeon as gs
 
 from graphopt.graph import dtype_of, onnx_dtype
@@ -49,3 +51,27 @@ def _container(declared: onnx.TypeProto) -> str | None:
 @lru_cache(maxsize=256)
 def _written(dtype: int) -> str:
     return f"tensor({onnx.helper.tensor_dtype_to_string(dtype).removeprefix('TensorProto.').lower()})"
+
+
+@lru_cache(maxsize=4096)
+def _constraints(op: str, version: int) -> Mapping[str, frozenset[str]]:
+    schema = onnx.defs.get_schema(op, max_inclusive_version=version)
+    return {each.type_param_str: frozenset(each.allowed_type_strs) for each in schema.type_constraints}
+
+
+def allowed_types(schema: onnx.defs.OpSchema, formal: onnx.defs.OpSchema.FormalParameter) -> frozenset[str]:
+    """The types that an input or output of an operator of the default domain may have."""
+    found = _constraints(schema.name, schema.since_version)
+    return found.get(formal.type_str, frozenset({formal.type_str}))
+
+
+def taken_types(schema: onnx.defs.OpSchema, inputs: int, outputs: int) -> tuple[list[frozenset[str]], ...]:
+    """The types that each input and each output of a node may have; the last one of a schema may stand for many."""
+
+    def types(formals: Sequence[onnx.defs.OpSchema.FormalParameter], count: int) -> list[frozenset[str]]:
+        return [
+            allowed_types(schema, formals[min(slot, len(formals) - 1)]) if formals else frozenset()
+            for slot in range(count)
+        ]
+
+    return types(schema.inputs, inputs), types(schema.outputs, outputs)

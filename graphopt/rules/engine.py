@@ -14,14 +14,14 @@ from graphopt.rules.view import View
 from graphopt.targets.schema import Hardware
 
 
-def check_model(model: onnx.ModelProto, hardware: Hardware, rules: Iterable[str] | None = None) -> list[Finding]:
+def check_model(model: onnx.ModelProto | View, hardware: Hardware, rules: Iterable[str] | None = None) -> list[Finding]:
     """Return the places where ``model`` breaks the rules of a target.
 
     Nothing is run, and the model stays as it is. Weights may be absent: what needs their values is left unchecked. A
     model that is broken otherwise gets the findings that can be told; that it is broken is the checker's to say.
 
     Args:
-        model: with or without external data loaded.
+        model: with or without external data loaded; or a view of it that is there already.
         hardware: facts about the target.
         rules: names of rules, of groups of rules, or codes; by default those that the target names.
 
@@ -31,7 +31,7 @@ def check_model(model: onnx.ModelProto, hardware: Hardware, rules: Iterable[str]
     Raises:
         UsageError: a rule of this name does not exist.
     """
-    view = View(model)
+    view = model if isinstance(model, View) else View(model)
     return [
         Finding(rule.code, rule.name, place.where, place.message, rule.level)
         for rule in select(hardware.rules if rules is None else rules)

@@ -186,7 +186,7 @@ def _applied(proto: onnx.ModelProto, to: int) -> tuple[onnx.ModelProto, object]:
 def test_the_target_may_want_a_version(wanted: int | None, reached: int) -> None:
     hardware = replace(context().hardware, opset=(7, 17), write_opset=wanted)
     work = import_graph(model("g (float[N,3] x) => (float[N,3] y) { y = Relu(x) }", opset=11))
-    RaiseOpset().apply(work.graph, replace(context(), hardware=hardware))
+    RaiseOpset().apply(work.gs, replace(context(), hardware=hardware))
     assert version(export_graph(work)) == reached
 
 

@@ -35,16 +35,30 @@ def infer(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises ``ModelError`` where the graph contradicts itself.
     """
     typed = _infer_once(model)
-    computed: dict[str, Array] = {}
-    while not _complete(typed) and (fresh := _compute(model, typed, computed)):
-        computed.update(fresh)
+    if _complete(typed):
+        return typed
+    known = _stored(model)
+    while fresh := _compute(model, typed, known):
+        known.update(fresh)
         kept = [node for node in model.graph.node if not (node.output and set(node.output) <= fresh.keys())]
         model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in fresh.items())
         rest = onnx.GraphProto(node=kept)
         del model.graph.node[:]
         model.graph.node.MergeFrom(rest.node)
         typed = _infer_once(model)
+        if _complete(typed):
+            break
     return typed
+
+
+def _stored(model: onnx.ModelProto) -> dict[str, Array]:
+    """The values of small initializers and Constant nodes."""
+    tensors = [tensor for tensor in model.graph.initializer if prod(tensor.dims) <= SMALL]
+    values: dict[str, Array] = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in tensors}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.domain == "":
+            values.update(_constant(node, model))
+    return values
 
 
 def _infer_once(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -68,29 +82,20 @@ def _fixed_shape(value: onnx.ValueInfoProto) -> tuple[int, ...] | None:
 
 
 def _compute(model: onnx.ModelProto, typed: onnx.ModelProto, known: Mapping[str, Array]) -> dict[str, Array]:
-    """The values that are not in ``known`` yet and can be computed from constants and known shapes."""
+    """The values that are not in ``known`` yet and can be computed from it and from known shapes."""
     graph = typed.graph
-    shapes = {
-        value.name: shape
-        for value in (*graph.input, *graph.value_info, *graph.output)
-        if (shape := _fixed_shape(value)) is not None
-    }
+    shapes: dict[str, tuple[int, ...] | None] = {}
+    declared = {value.name: value for value in (*graph.input, *graph.value_info, *graph.output)}
     outputs = {value.name for value in graph.output}
-    values = {
-        tensor.name: onnx.numpy_helper.to_array(tensor)
-        for tensor in graph.initializer
-        if tensor.name not in known and prod(tensor.dims) <= SMALL
-    }
-    values.update(known)
+    values = dict(known)
     fresh: dict[str, Array] = {}
     for node in graph.node:
-        if node.op_type == "Constant" and node.domain == "":
-            values.update(_constant(node, model))
-            continue
         if node.op_type not in _COMPUTES_SIZES or node.domain != "" or outputs.intersection(node.output):
             continue
-        if node.op_type in ("Shape", "Size") and node.input[0] in shapes:
-            feeds = {node.input[0]: np.broadcast_to(np.float32(0), shapes[node.input[0]])}
+        if all(not name or name in known for name in node.output):
+            continue
+        if node.op_type in ("Shape", "Size") and _shape_of(node.input[0], declared, shapes) is not None:
+            feeds = {node.input[0]: np.broadcast_to(np.float32(0), shapes[node.input[0]] or ())}
         elif all(not name or name in values for name in node.input):
             feeds = {name: values[name] for name in node.input if name}
         else:
@@ -99,6 +104,15 @@ def _compute(model: onnx.ModelProto, typed: onnx.ModelProto, known: Mapping[str,
         values.update(result)
         fresh.update(result)
     return fresh
+
+
+def _shape_of(
+    name: str, declared: Mapping[str, onnx.ValueInfoProto], found: dict[str, tuple[int, ...] | None]
+) -> tuple[int, ...] | None:
+    """The fixed shape of a tensor, each looked up once."""
+    if name not in found:
+        found[name] = _fixed_shape(declared[name]) if name in declared else None
+    return found[name]
 
 
 def _constant(node: onnx.NodeProto, model: onnx.ModelProto) -> dict[str, Array]:

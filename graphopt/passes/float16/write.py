@@ -1,0 +1,201 @@
+"""The graph in float16: tensors, constants, attributes, and one Cast for each tensor that both precisions want."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_graphsurgeon as gs
+
+from graphopt.graph import (
+    Index,
+    WorkGraph,
+    add_node,
+    constant,
+    export_graph,
+    import_graph,
+    infer_again,
+    is_constant,
+    remove_unused,
+    set_input,
+    set_output,
+    sole_producer,
+    values_of,
+    variable,
+    walk,
+)
+from graphopt.passes.float16.ranges import to_half
+from graphopt.passes.float16.sites import Site, find_sites
+
+HALF, SINGLE = int(onnx.TensorProto.FLOAT16), int(onnx.TensorProto.FLOAT)
+_TYPED_BY = {"Cast": "to", "EyeLike": "dtype", "RandomNormal": "dtype", "RandomNormalLike": "dtype",
+             "RandomUniform": "dtype", "RandomUniformLike": "dtype", "Multinomial": "dtype"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Written:
+    """A model partly in float16.
+
+    Attributes:
+        model: the model.
+        casts: how many Casts between the two precisions were added.
+    """
+
+    model: onnx.ModelProto
+    casts: int
+
+
+def write_half(model: onnx.ModelProto, half: Collection[int], *, keep_io: bool) -> Written:
+    """Write a model in which some sites compute in float16.
+
+    Args:
+        model: the float32 model; not edited.
+        half: numbers of the sites.
+        keep_io: whether inputs and outputs of the model stay float32.
+    """
+    work = import_graph(model)
+    sites = [site for site in find_sites(work.gs) if site.number in half]
+    writer = _Writer(work, Index(work.gs), keep_io)
+    writer.write(sites)
+    remove_unused(work.gs)
+    return Written(export_graph(work), writer.casts)
+
+
+@dataclass
+class _Writer:
+    work: WorkGraph
+    index: Index
+    keep_io: bool
+    casts: int = 0
+    _constants: dict[int, gs.Constant] = field(default_factory=dict)
+
+    def write(self, sites: Sequence[Site]) -> None:
+        """Turn the sites to float16, with all they read and write."""
+        graph = self.work.gs
+        inputs = {id(tensor): home for home in walk(graph) for tensor in home.inputs}
+        follows = {(id(site.node), slot) for site in sites for slot in site.reads}
+        made = [site.node.outputs[slot] for site in sites for slot in site.writes]
+        read = {
+            id(tensor): tensor
+            for site in sites
+            for tensor in (site.node.inputs[slot] for slot in site.reads)
+            if not is_constant(tensor)
+        }
+        written = {id(tensor) for tensor in made}
+        for site in sites:
+            self._attributes(site)
+            for slot in site.reads:
+                if is_constant(site.node.inputs[slot]):
+                    set_input(self.index, site.node, slot, self._constant(site.node.inputs[slot]))
+        round_scales(self.index, sites)
+        for tensor in made:
+            self._made(tensor, follows)
+        for key, tensor in read.items():
+            if key in written:
+                continue
+            home = inputs.get(key)
+            if home is graph and not self.keep_io:
+                self._turn(tensor, follows, home)
+            else:
+                producer = sole_producer(tensor)
+                at = home if producer is None else self.index.home(producer)
+                self._give(tensor, self._cast(tensor, HALF, at), follows)
+        self.index.finish()
+        infer_again(graph)
+
+    def _made(self, tensor: gs.Tensor, follows: set[tuple[int, int]]) -> None:
+        """Let a tensor that a site writes be float16, and float32 beside it for those who want that."""
+        producer = sole_producer(tensor)
+        assert producer is not None, "sites write it"
+        home = self.index.home(producer)
+        named = self.index.is_output(tensor)
+        outermost = any(tensor is output for output in self.work.gs.outputs)
+        if named and (self.keep_io or not outermost):
+            slot = next(slot for slot, each in enumerate(producer.outputs) if each is tensor)
+            narrow = variable(self.index, f"{tensor.name}_float16", tensor)
+            narrow.dtype = np.dtype(np.float16)
+            set_output(self.index, producer, slot, narrow)
+            self._give(tensor, narrow, follows)
+            self._add_cast(narrow, tensor, SINGLE, home)
+        else:
+            self._turn(tensor, follows, home)
+
+    def _turn(self, tensor: gs.Tensor, follows: set[tuple[int, int]], home: gs.Graph | None) -> None:
+        """Make a tensor float16; who wants float32 reads a Cast of it."""
+        others = [(node, slot) for node, slot in _uses(tensor) if (id(node), slot) not in follows]
+        if others:
+            wide = self._cast(tensor, SINGLE, home)
+            for node, slot in others:
+                set_input(self.index, node, slot, wide)
+        if tensor.dtype is not None or not tensor.inputs:
+            tensor.dtype = np.dtype(np.float16)
+
+    def _give(self, tensor: gs.Tensor, narrow: gs.Tensor, follows: set[tuple[int, int]]) -> None:
+        """Let the sites that read a tensor read its float16 form."""
+        for node, slot in _uses(tensor):
+            if (id(node), slot) in follows:
+                set_input(self.index, node, slot, narrow)
+
+    def _cast(self, tensor: gs.Tensor, to: int, home: gs.Graph | None) -> gs.Tensor:
+        word = "float16" if to == HALF else "float32"
+        made = variable(self.index, f"{tensor.name}_{word}", tensor)
+        made.dtype = np.dtype(word)
+        self._add_cast(tensor, made, to, home)
+        return made
+
+    def _add_cast(self, source: gs.Tensor, target: gs.Tensor, to: int, home: gs.Graph | None) -> None:
+        add_node(self.index, "Cast", [source], [target], {"to": to}, prefix=f"{target.name}_cast", home=home)
+        self.casts += 1
+
+    def _constant(self, tensor: gs.Tensor) -> gs.Constant:
+        if id(tensor) not in self._constants:
+            values = values_of(tensor)
+            assert values is not None, "it was looked at before"
+            self._constants[id(tensor)] = constant(self.index, f"{tensor.name}_float16", to_half(values))
+        return self._constants[id(tensor)]
+
+    def _attributes(self, site: Site) -> None:
+        """Attributes that say what type a node makes."""
+        node = site.node
+        if not site.writes:
+            return
+        if node.op in _TYPED_BY and (_TYPED_BY[node.op] in node.attrs or node.op == "RandomNormal"):
+            node.attrs[_TYPED_BY[node.op]] = HALF
+        elif node.op == "RandomUniform":
+            node.attrs["dtype"] = HALF
+        elif node.op == "ConstantOfShape":
+            given: Any = node.attrs.get("value")
+            values = np.zeros(1, np.float32) if given is None else np.asarray(given.values)
+            node.attrs["value"] = gs.Constant("value", to_half(values))
+        elif node.op == "DequantizeLinear" and node.attrs.get("output_dtype", 0):
+            node.attrs["output_dtype"] = HALF
+
+
+def round_scales(index: Index, sites: Sequence[Site]) -> None:
+    """Let a constant be quantized with the scale that float16 dequantizes it with."""
+    for site in sites:
+        source = site.node.inputs[0] if site.node.inputs else None
+        quantizer = None if source is None else sole_producer(source)
+        if site.node.op != "DequantizeLinear" or quantizer is None or quantizer.op != "QuantizeLinear":
+            continue
+        scale = values_of(quantizer.inputs[1])
+        if scale is None or scale.dtype != np.float32 or not is_constant(quantizer.inputs[0]):
+            continue
+        rounded = to_half(scale).astype(np.float32)
+        if not np.array_equal(rounded, scale):
+            set_input(index, quantizer, 1, constant(index, f"{quantizer.inputs[1].name}_rounded", rounded))
+
+
+def _uses(tensor: gs.Tensor) -> list[tuple[gs.Node, int]]:
+    """The nodes that read a tensor, with the slots."""
+    nodes = {id(node): node for node in tensor.outputs}
+    return [(node, slot) for node in nodes.values() for slot, each in enumerate(node.inputs) if each is tensor]
+
+
+def rounded(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Values as float16 holds them, in float32."""
+    return to_half(values).astype(np.float32)
