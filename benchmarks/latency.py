@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import latency_engines
 from benchmarks.latency_data import DEVICES, Point, families, measured, nets, points
-from benchmarks.latency_fit import base, fit_all
+from benchmarks.latency_fit import base, fit_all, judged
 from benchmarks.latency_report import as_markdown
 from benchmarks.latency_scores import scores
 from graphopt.latency.constants import DATASHEET, Constants
@@ -148,9 +149,9 @@ def run() -> dict[str, Any]:
             cell: {key: round(float(np.mean([t[cell][key] for t in halves])), 4) for key in MEANS} for cell in halves[0]
         },
         "spread": {
-            name: {"rms": round(float(np.sqrt(np.mean(r**2))), 4), "p90": round(float(np.quantile(np.abs(r), 0.9)), 4)}
-            for name, r in off.items()
+            name: _spread({"": r}) for name, r in off.items()
         },
+        "engines": of_engines(judged(everything.shared)),
         "errors": {
             f"{DEVICES[d].name} {p.net} b{p.batch}": _error(families_out[d][i] - bench.sets[d].log_ms[i])
             for d, found in bench.points.items()
@@ -158,6 +159,32 @@ def run() -> dict[str, Any]:
             if p.batch in (1, 16)
         },
     }  # fmt: skip
+
+
+def of_engines(start: Constants) -> dict[str, Any]:
+    """TensorRT on each of the devices by constants that the others taught."""
+    sets = latency_engines.measured(latency_engines.engines())
+    before = {device: own.predict(start) - own.log_ms for device, (own, _) in sets.items()}
+    without = latency_engines.left_out(sets, start)
+    rows = {
+        f"{device}, {engine.precision}, {engine.net}, batch {engine.batch}": {
+            "ms": engine.ms,
+            "judged": _error(before[device][i]),
+            "left_out": _error(without[device][i]),
+        }
+        for device, (_, engines) in sets.items()
+        for i, engine in enumerate(engines)
+    }
+    return {"rows": rows, "spread": {"judged": _spread(before), "left out": _spread(without)}}
+
+
+def _spread(off: Predictions) -> dict[str, float]:
+    every = np.concatenate(list(off.values()))
+    return {
+        "rms": round(float(np.sqrt(np.mean(every**2))), 4),
+        "p90": round(float(np.quantile(np.abs(every), 0.9)), 4),
+        "mape": round(float(np.mean(np.abs(np.expm1(every)))), 4),
+    }
 
 
 def _error(off: float) -> float:

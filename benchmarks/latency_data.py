@@ -3,10 +3,10 @@
 import csv
 import io
 import tarfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx
 
 from graphopt.latency.fitting import Measured, Sample
@@ -61,24 +61,21 @@ def points() -> dict[str, list[Point]]:
     return result
 
 
-def graphs() -> dict[str, onnx.ModelProto]:
-    """Net -> its graph without weights."""
+def graphs(names: Collection[str] = ()) -> dict[str, onnx.ModelProto]:
+    """Net -> its graph without weights; all nets unless ``names`` chooses."""
     with (DATA / "published.csv").open(encoding="utf-8") as file:
-        files = {row["model"]: Path(row["graph"]).name for row in csv.DictReader(file)}
+        rows = [(row["model"], Path(row["graph"]).name) for row in csv.DictReader(file)]
+    files = {net: name for net, name in rows if not names or net in names}
     with tarfile.open(DATA / "graphs.tar.xz") as archive:
         read = {Path(member.name).name: archive.extractfile(member) for member in archive.getmembers()}
         return {net: onnx.load(io.BytesIO(read[name].read()), load_external_data=False) for net, name in files.items()}
 
 
-def nets(*, fused: bool = False) -> dict[str, list[Kernel]]:
-    """Net -> its kernels for one image."""
-    return {net: kernels(graph, fused=fused) for net, graph in graphs().items()}
+def nets(names: Collection[str] = ()) -> dict[str, list[Kernel]]:
+    """Net -> what an eager runtime launches for one image."""
+    return {net: kernels(graph, fused=False) for net, graph in graphs(names).items()}
 
 
 def measured(device: str, found: list[Point], kernels_of: dict[str, list[Kernel]]) -> Measured:
     samples = [Sample(kernels_of[p.net], p.batch, p.ms, WEIGHTS[p.batch]) for p in found]
     return Measured(DEVICES[device], samples)
-
-
-def mask(found: list[Point], families_left_out: set[str]) -> np.ndarray:
-    return np.array([p.family not in families_left_out for p in found])

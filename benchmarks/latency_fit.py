@@ -5,6 +5,7 @@ python -m benchmarks.latency_fit
 
 from pathlib import Path
 
+from benchmarks import latency_engines
 from benchmarks.latency_data import DEVICES, measured, nets, points
 from graphopt.latency.constants import DATASHEET, MEANINGS, Constants
 from graphopt.latency.fitting import Fit, Measured, Parameter, fit
@@ -61,17 +62,20 @@ def fit_all(sets: dict[str, Measured], keep: list | None = None, iterations: int
     return fit(list(sets.values()), [base(device) for device in sets], PARAMETERS, keep=keep, iterations=iterations)
 
 
-def transferred(shared: Constants) -> dict[str, Constants]:
-    """Constants of runtimes that nobody measured here: what a 2018 eager runtime taught, and judgements."""
-    engine = {
+def judged(shared: Constants) -> Constants:
+    """The most likely constants of an engine that fuses, before any is measured: what the eager runtime taught."""
+    return {
+        **shared,
         "small.product": 4096.0,  # half a tile of 128x64; engines split the summed axis, too
         "compute.grouped": shared["compute.pointwise"],
         "compute.depthwise": 0.25,  # kernels of their own, near the bandwidth of memory
-        "memory.plane_pooling": shared["memory.pooling"],
+        "memory.pooling": shared["memory.elementwise"],  # windows from shared memory, in the tensors' own type
+        "memory.plane_pooling": shared["memory.elementwise"],
+        "cache.pooling": DATASHEET["cache.pooling"],
         "memory.few_rows": shared["memory.fully_connected"],
         "memory.broadcast": shared["memory.elementwise"],
-        "precision.float16": 0.6,  # of tensor cores' peak, which is far from what feeds them
-        "precision.int8": 0.5,
+        "matrix.float16": 0.6,  # tensor cores are harder to feed than other units
+        "matrix.int8": 0.5,
         "launch.product_us": 0.0,
         "launch.normalization": 1.0,
         "launch.other": 1.0,
@@ -80,7 +84,6 @@ def transferred(shared: Constants) -> dict[str, Constants]:
         "launch.group": 0.0,
         "overlap": 3.0,
     }
-    return {"eager": {**shared, "launch.product_us": 0.0}, "tensorrt": {**shared, **engine}}
 
 
 def toml(sets: dict[str, Constants], titles: dict[str, str]) -> str:
@@ -99,7 +102,7 @@ TITLES = {
     "titan-xp-eager": "Titan Xp, eager PyTorch 0.4 with cuDNN 7: fitted to arXiv 1810.00736.",
     "jetson-tx1-eager": "Jetson TX1, the same software: fitted to arXiv 1810.00736.",
     "eager": "What the two share, for the same software on other devices; launches at the device's own cost.",
-    "tensorrt": "An engine that fuses: the same shares, and judgements where they surely differ (unverified).",
+    "tensorrt": "An engine that fuses: the same shares, bent by a few published latencies of TensorRT.",
 }
 
 
@@ -108,7 +111,11 @@ def main() -> None:
     sets = {device: measured(device, found, kernels_of) for device, found in points().items()}
     found = fit_all(sets)
     fitted = {f"{DEVICES[device].name}-eager": own for device, own in zip(sets, found.devices, strict=True)}
-    CONSTANTS.write_text(toml({**fitted, **transferred(found.shared)}, TITLES), encoding="utf-8")
+    fitted["eager"] = {**found.shared, "launch.product_us": 0.0}
+    fitted["tensorrt"] = latency_engines.fitted(
+        latency_engines.measured(latency_engines.engines()), judged(found.shared)
+    )
+    CONSTANTS.write_text(toml(fitted, TITLES), encoding="utf-8")
     for name in PRIORS:
         print(f"{name:26}{found.shared[name]:12.4g}" + "".join(f"{own[name]:12.4g}" for own in found.devices))
 

@@ -23,6 +23,7 @@ def as_markdown(result: dict[str, Any]) -> str:
     lines += ["", "## Spread of log(measured / predicted), batch 1 and 16 together", ""]
     lines += ["| | root mean square | 90 % are within |", "|---|---|---|"]
     lines += [f"| {name} | {row['rms']:.3f} | {row['p90']:.3f} |" for name, row in result["spread"].items()]
+    lines += ["", "## TensorRT on one device by what the others taught", "", *_engines(result["engines"])]
     lines += ["", "## Errors net by net, its family left out", "", *_errors(result["errors"])]
     return "\n".join(lines) + "\n"
 
@@ -34,6 +35,22 @@ def _table(rows: dict[str, Any]) -> list[str]:
             f"| {_cell(cell)} | {row['spearman']:.3f} | {row['kendall']:.3f} | {row['mape']:.1%} | {row['median']:.1%}"
             f" | {row['ratio']:.2f}x {row['worst']} | {row['ordered']}/{row['pairs']} |"
         )
+    return lines
+
+
+def _engines(engines: dict[str, Any]) -> list[str]:
+    lines = [
+        "*Judged*: the eager runtime's constants with the judgements of `benchmarks/latency_fit.py`. *Left out*: bent by"
+        " the other devices (`benchmarks/data/latency/tensorrt.csv` names the sources).",
+        "",
+        "| | measured ms | judged | left out |",
+        "|---|---|---|---|",
+    ]
+    for name, row in engines["rows"].items():
+        lines.append(f"| {name} | {row['ms']:g} | {row['judged']:+.0%} | {row['left_out']:+.0%} |")
+    lines += ["", "| | MAPE | root mean square of the log | 90 % are within |", "|---|---|---|---|"]
+    for name, row in engines["spread"].items():
+        lines.append(f"| {name} | {row['mape']:.1%} | {row['rms']:.3f} | {row['p90']:.3f} |")
     return lines
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from graphopt.cli import main
 
-COMMANDS = ["optimize", "inspect", "compare", "bench", "check", "passes", "targets"]
+COMMANDS = ["optimize", "inspect", "compare", "bench", "check", "passes", "targets", "calibrate-target"]
 TEXT = """<ir_version: 10, opset_import: ["" : 17]>
 g (float[N,3,8,8] x) => (float[N,4] y)
 {

@@ -121,9 +121,125 @@ def test_unknown_sizes_are_a_warning_that_says_what_to_give():
     assert "at least 0; 1 layers could not be counted" in str(found)
 
 
-def test_refuses_a_runtime_that_the_target_does_not_have():
-    with pytest.raises(UsageError, match="'cpu' has no runtime 'eager-fp32'"):
-        inspect(model(CONV_BN_RELU), runtime="eager-fp32")
+@pytest.mark.parametrize(
+    ("target", "runtime", "reason"),
+    [
+        pytest.param("cpu", "eager-fp32", "'cpu' has no runtime 'eager-fp32'; it has onnxruntime", id="cpu"),
+        pytest.param("titan-xp", "tflite", "no runtime 'tflite'; it has tensorrt, .*eager-fp32", id="titan-xp"),
+    ],
+)
+def test_refuses_a_runtime_that_the_target_does_not_have(target, runtime, reason):
+    with pytest.raises(UsageError, match=reason):
+        inspect(model(CONV_BN_RELU), target=target, runtime=runtime)
+
+
+RESIDUAL = """(float[N,16,16,16] x) => (float[N,10] y)
+    <float[64,16,3,3] v, float[64,64,3,3] w, float[64,64,1,1] u, int64[2] flat = {0, -1}, float[64,10] f>
+    { a = Conv<pads = [1,1,1,1]>(x, v) b = Relu(a) c = Conv<pads = [1,1,1,1]>(b, w) d = Conv(b, u) e = Add(c, d)
+      g = Relu(e) p = GlobalAveragePool(g) r = Reshape(p, flat) y = MatMul(r, f) }"""
+
+
+def test_a_target_with_a_device_gets_an_estimate_for_the_model_and_each_layer():
+    found = inspect(model(RESIDUAL), target="titan-xp", runtime="eager-fp32", batch=4).to_dict()
+
+    latency = found["latency"]
+    assert (latency["target"], latency["runtime"], latency["batch"]) == ("titan-xp", "eager-fp32", 4)
+    assert latency["source"] == "estimated"
+    assert latency["interval"][0] < latency["ms"] < latency["interval"][1]
+    layers = {layer["name"]: layer for layer in found["layers"]}
+    assert all(layers[name]["ms"] > 0 for name in "abcdegpy")
+    assert {layers[name]["bound"] for name in "abcdegpy"} <= {"compute", "memory", "launch"}
+    assert layers["c"]["precision"] == "float32"
+    json.dumps(found)
+
+
+def test_what_runs_inside_another_kernel_says_so_and_takes_no_time_of_its_own():
+    layers = {layer["name"]: layer for layer in inspect(model(RESIDUAL), target="jetson-orin-nano").to_dict()["layers"]}
+
+    assert (layers["b"]["ms"], layers["b"]["bound"], layers["b"]["inside"]) == (0, None, "a")
+    assert layers["a"]["inside"] is None
+
+
+def test_text_says_estimated_where_the_time_goes_and_what_would_pay():
+    text = str(inspect(model(RESIDUAL), target="jetson-orin-nano"))
+
+    assert "latency     estimated" in text
+    assert "90 % interval" in text
+    assert "on jetson-orin-nano, tensorrt, batch 1" in text
+    assert "most time" in text
+    assert "where it would pay" in text
+
+
+def test_other_forms_of_a_layer_are_priced_on_the_target():
+    found = inspect(model(RESIDUAL), target="jetson-orin-nano", batch=64)
+    choices = {choice.name: choice for choice in found.choices}
+
+    assert set(choices) == {"a", "c", "d", "y"}
+    assert all(choice.half_channels < choice.ms for choice in choices.values())
+    assert choices["c"].rank_1 < choices["c"].rank_2
+    assert choices["a"].rank_1 is None, "it reads the model's input"
+    assert choices["d"].rank_1 is None, "it is pointwise"
+    assert all(choice.int8 is not None for choice in choices.values())
+    assert found.to_dict()["would_pay"][1]["predicted"].keys() == {"half_channels", "rank_1", "rank_2", "int8"}
+
+
+@pytest.mark.parametrize(
+    ("target", "runtime"),
+    [
+        pytest.param("jetson-nano", None, id="no int8 units"),
+        pytest.param("titan-xp", "eager-fp32", id="a runtime that runs operators as they are"),
+    ],
+)
+def test_int8_is_not_priced_where_it_is_not_to_be_had(target, runtime):
+    found = inspect(model(RESIDUAL), target=target, runtime=runtime)
+
+    assert {choice.int8 for choice in found.choices} == {None}
+
+
+def test_channels_of_an_output_stay_when_the_others_are_halved():
+    """The class scores behind a global mean are the convolution's channels."""
+    proto = model(
+        """(float[N,16,16,16] x) => (float[N,10] y) <float[32,16,3,3] v, float[10,32,1,1] w, int64[2] flat = {0, -1}>
+        { a = Conv(x, v) b = Relu(a) c = Conv(b, w) p = GlobalAveragePool(c) y = Reshape(p, flat) }"""
+    )
+    both = model(
+        """(float[N,16,16,16] x) => (float[N,10] y) <float[16,16,3,3] v, float[10,16,1,1] w, int64[2] flat = {0, -1}>
+        { a = Conv(x, v) b = Relu(a) c = Conv(b, w) p = GlobalAveragePool(c) y = Reshape(p, flat) }"""
+    )
+
+    halved = {choice.name: choice.half_channels for choice in inspect(proto, target="titan-xp", batch=64).choices}
+    cut = {choice.name: choice.ms for choice in inspect(both, target="titan-xp", batch=64).choices}
+
+    assert halved == pytest.approx(cut, rel=0.05)
+
+
+def test_a_larger_batch_of_a_fixed_one_is_estimated_for_all_of_it():
+    fixed = model(RESIDUAL.replace("float[N,", "float[1,"))
+
+    one, sixteen = (inspect(fixed, target="titan-xp", runtime="eager-fp32", batch=batch) for batch in (1, 16))
+    dynamic = inspect(model(RESIDUAL), target="titan-xp", runtime="eager-fp32", batch=16)
+
+    assert sixteen.model.macs == 16 * one.model.macs
+    assert sixteen.latency.batch == 16
+    assert sixteen.latency.ms == pytest.approx(dynamic.latency.ms)
+
+
+def test_unknown_sizes_leave_the_latency_unknown_and_say_which():
+    text = "(float[N,3,H,W] x) => (float[N,4,P,Q] y) <float[4,3,3,3] w> { y = Conv(x, w) }"
+
+    found = inspect(model(text), target="jetson-orin-nano")
+
+    assert found.to_dict()["latency"] is None
+    assert {layer["ms"] for layer in found.to_dict()["layers"]} == {None}
+    assert any("no latency is estimated" in warning and "--input-shape" in warning for warning in found.warnings)
+
+
+def test_findings_of_the_target_are_listed():
+    """TensorRT 8.2 of the Nano takes opset 13 at most."""
+    found = inspect(model(CONV_BN_RELU), target="jetson-nano")
+
+    assert any(finding["code"].startswith("GO2") for finding in found.to_dict()["findings"])
+    assert "findings (" in str(found)
 
 
 def test_a_model_of_100_mb_is_quick(tmp_path):

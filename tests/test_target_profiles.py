@@ -150,7 +150,7 @@ def test_old_modules_refuse_int8_and_say_why(name: str) -> None:
         ("jetson-agx-orin@5.0.2", "8.4.1", 17),
         ("jetson-agx-xavier@5.1.3", "8.5.2", 17),
         ("jetson-orin-nx@6.0", "8.6.2", 17),
-        ("jetson-orin-nano", "10.3", 20),
+        ("jetson-orin-nano", "10.3.0", 20),
         ("a10@10.15", "10.15", 24),
         ("h100@11.5", "11.5", 25),
     ],

@@ -120,6 +120,8 @@ def test_options_of_the_recipe_are_given_by_pass(tmp_path: Path) -> None:
         pytest.param("opset = [13, 21]", "opset = 13", r"line 8: 'hardware.opset' must be \[lowest", id="opset"),
         pytest.param("opset = [13, 21]", "opset = [21, 13]", r"line 8: 'hardware.opset' must be \[lowest", id="order"),
         pytest.param('name = "board"', "name = 3", "line 1: 'name' must be a text", id="wrong type"),
+        pytest.param('name = "board"', 'name = "a/b"', "line 1: 'name' must be of letters, digits", id="a path"),
+        pytest.param('name = "board"', "name = " + "[" * 9999, "not valid TOML: nested too deeply", id="nested"),
         pytest.param('summary = "a board"\n', "", "'summary' must be given", id="missing"),
         pytest.param("opset = [13, 21]\n", "", "'hardware.opset' must be given", id="missing fact"),
         pytest.param(

@@ -88,8 +88,10 @@ def _counts(counted: ModelCost, settings: Settings) -> Iterator[Finding]:
 
 
 def _over(found: float, most: float) -> str:
-    share = f"{found / most - 1:.0%} over" if most else "over"
-    return f"{'just over' if share == '0% over' else share} the budget of"
+    if most and found >= 2 * most:
+        return f"{found / most:.3g} times the budget of"
+    share = f"{found / most - 1:.0%}" if most else ""
+    return f"{'just' if share == '0%' else share} over the budget of".lstrip()
 
 
 def _latency(model: onnx.ModelProto, settings: Settings, target: Target | None) -> Estimate:

@@ -61,7 +61,7 @@ def bench(
     With --json, several models make a list.
 
     \b
-    Examples:
+    Example:
       graphopt bench model.onnx --threads 4 --profile
       graphopt bench nets/*.onnx --providers TensorrtExecutionProvider --batch 8 --csv measured.csv
     """  # noqa: D301

@@ -45,12 +45,15 @@ class Header:
         nodes: ``id`` of a node -> its extras, for nodes that have any.
         owners: ``id`` of an imported constant -> (the constant, the graph that declares it). Constants made later
             belong to the outermost graph, which every subgraph sees.
+        unread: names of the initializers that nothing read when the model was opened. Writing leaves them out; a pass
+            that counts this as its work takes them off the list.
     """
 
     model: onnx.ModelProto
     graphs: dict[int, GraphExtras] = field(default_factory=dict)
     nodes: dict[int, NodeExtras] = field(default_factory=dict)
     owners: dict[int, tuple[gs.Constant, gs.Graph]] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

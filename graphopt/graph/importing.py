@@ -67,6 +67,9 @@ def import_graph(model: onnx.ModelProto) -> WorkGraph:
     while pending:
         graph, proto, outer = pending.pop()
         pending.extend(_fill(graph, proto, outer, header))
+    shown = {id(tensor) for extras in header.graphs.values() for tensor in extras.graph.outputs}
+    constants = (constant for constant, _ in header.owners.values())
+    header.unread.extend(each.name for each in constants if not each.outputs and id(each) not in shown)
     root.header = header
     root.source = model
     return WorkGraph(root, header)

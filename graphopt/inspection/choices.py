@@ -166,9 +166,8 @@ def _choices(name: str, price: _Price, separable: SeparableLayer | None, target:
     separated: dict[int, float] = {}
     if separable is not None and _may_separate(separable, product) and "separate_convolutions" in target.recipe:
         separated = {at.rank: price.ms(product.separated(at.rank, at.form)) for at in separable.ranks}
-    peaks = hardware.device.peak_tops if hardware.device else {}
     int8 = None
-    if hardware.int8 is not None and INT8 in peaks and price.precision != INT8:
+    if _takes_int8(hardware, price.runtime) and price.precision != INT8:
         int8 = price.ms((product,), INT8)
     return LayerChoices(
         name=name,
@@ -178,6 +177,13 @@ def _choices(name: str, price: _Price, separable: SeparableLayer | None, target:
         rank_2=separated.get(2),
         int8=int8,
     )
+
+
+def _takes_int8(hardware: Hardware, runtime: str) -> bool:
+    """Whether an int8 graph runs in int8 there: a runtime that fuses nothing runs Q and DQ as operators."""
+    peaks = hardware.device.peak_tops if hardware.device else {}
+    fused = any(model.name == runtime and model.fused for model in hardware.runtimes)
+    return hardware.int8 is not None and fused and INT8 in peaks
 
 
 def _may_separate(layer: SeparableLayer, product: _Product) -> bool:

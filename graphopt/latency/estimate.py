@@ -14,7 +14,7 @@ import onnx
 from graphopt.graph.cost import Scope
 from graphopt.latency.constants import Constants, constants
 from graphopt.latency.kernels import Kernel, kernels
-from graphopt.latency.roofline import KernelTime, device_of, kernel_time, runtime_of
+from graphopt.latency.roofline import KernelTime, kernel_time, runtime_of
 from graphopt.latency.uncertainty import source_of, spread
 from graphopt.latency.work import KernelWork
 from graphopt.targets.schema import Hardware
@@ -98,7 +98,7 @@ def estimate(
     timed = [_timed(kernel, times) for kernel, times in zip(found, _times(found, hardware, fitted), strict=True)]
     launches = sum(launch for _, launch in timed)
     ms = together(sum(kernel.us for kernel, _ in timed), launches, fitted["overlap"]) / 1e3
-    width = exp(_NORMAL_90 * spread(device_of(hardware), chosen, fitted, {kernel.precision for kernel, _ in timed}))
+    width = exp(_NORMAL_90 * spread(hardware, chosen, fitted, {kernel.precision for kernel, _ in timed}))
     return Estimate(
         ms=ms,
         interval=(ms / width, ms * width),

@@ -14,7 +14,7 @@ import onnx
 
 from graphopt.latency.kernels import VIEWS, Kernel, work_of
 from graphopt.latency.reading import Reader, name_of
-from graphopt.latency.work import PRODUCTS, KernelWork
+from graphopt.latency.work import PRODUCTS
 
 _GATE_LENGTH = 4  # nodes between x and x * f(x): HardSwish written out is Add, Clip, Div
 _QUANTIZED = ("DequantizeLinear", "QuantizeLinear")
@@ -22,8 +22,9 @@ _QUANTIZED = ("DequantizeLinear", "QuantizeLinear")
 
 @dataclass
 class _Group:
-    """Nodes that run in one kernel."""
+    """Nodes that run in one kernel; ``order`` is that of the heads."""
 
+    order: int
     head: onnx.NodeProto
     product: bool
     size: float
@@ -78,7 +79,7 @@ def fused_kernels(read: Reader, outputs: frozenset[str]) -> list[Kernel]:
         if group is None and node.op_type == "Concat" and (host := _placed(node, plan, made_by, placed)) is not None:
             group = host
         elif group is None:
-            group = _Group(node, kind in PRODUCTS, read.elements(node.output[0], node))
+            group = _Group(len(groups), node, kind in PRODUCTS, read.elements(node.output[0], node))
             groups.append(group)
             group.nodes.append(node)
         else:
@@ -132,7 +133,7 @@ def _joined(node: onnx.NodeProto, kind: str, plan: _Plan, made_by: dict[str, _Gr
     size = plan.read.elements(node.output[0], node)
     operands = plan.operands(node)
     hosts = [made_by[name] for name in operands if name in made_by]
-    for group in reversed(hosts):
+    for group in sorted(hosts, key=lambda group: -group.order):  # the last has all other operands before it
         own = [name for name in operands if made_by.get(name) is group]
         outside = [name for name in operands if made_by.get(name) is not group]
         if group.size != size or not _accepts(group, plan):
@@ -204,8 +205,4 @@ def _kernel(group: _Group, plan: _Plan) -> Kernel:
     operands = [name for name in head.input[:2] if name]
     if group.product and len(operands) == 2 and all(name in plan.integer_reads for name in operands):
         precision = "int8"
-    return Kernel(name_of(head), tuple(dict.fromkeys(group.names)), (_with(group, plan, precision, traffic),))
-
-
-def _with(group: _Group, plan: _Plan, precision: str, traffic: float) -> KernelWork:
-    return work_of(group.head, plan.read, precision, traffic)
+    return Kernel(name_of(head), tuple(dict.fromkeys(group.names)), (work_of(head, plan.read, precision, traffic),))

@@ -24,6 +24,7 @@ _MEMORY = {"normalization": "normalization", "reduction": "normalization", "broa
 _MATRIX_PRODUCTS = ("fully_connected", "matmul", "recurrent", "attention")
 _FEW_ROWS = 8
 _MANY_ROWS = 32  # from here on a matrix product is cut into tiles as a 1x1 convolution is
+_MATRIX_UNITS = 4.5  # packed float16 doubles the rate of float32 and dp4a takes it times four; more is tensor cores
 _LARGE_WINDOW = 16  # elements; pooling windows above are whole planes
 DEFAULT = RuntimeModel(name="datasheet", fused=True, precision="float32", constants=DATASHEET_SET)
 
@@ -98,9 +99,11 @@ def kernel_time(work: KernelWork, hardware: Hardware, fitted: Constants) -> Kern
 
 
 def _compute_us(work: KernelWork, hardware: Hardware, device: Device, fitted: Constants) -> Array:
-    macs = np.asarray(work.macs, dtype=np.float64) * _padding(work, hardware.channel_multiple.get(work.precision, 1))
-    peak, share = _peak(work, hardware, device, fitted), _share(work, fitted)
-    return 2 * macs * _idle(work, device, fitted) / (peak * 1e6 * share)
+    multiple = hardware.channel_multiple.get(work.precision, 1)
+    inside, outside = _padding(work, work.in_channels, multiple), _padding(work, work.out_channels, multiple)
+    operations = 2 * np.asarray(work.macs, dtype=np.float64) * inside * outside
+    idle = _idle(work, np.multiply(work.outputs, outside), device, fitted)
+    return np.asarray(operations * idle / (_peak(work, hardware, device, fitted) * 1e6 * _share(work, fitted)))
 
 
 def _peak(work: KernelWork, hardware: Hardware, device: Device, fitted: Constants) -> float:
@@ -113,7 +116,9 @@ def _peak(work: KernelWork, hardware: Hardware, device: Device, fitted: Constant
         raise UsageError(f"target '{hardware.name}' does not compute in {precision}; it does in {known}")
     if work.kind == "depthwise":
         return min(device.peak_tops.get("float32", device.peak_tops[precision]), device.peak_tops[precision])
-    return device.peak_tops[precision] * fitted.get(f"precision.{precision}", 1.0)
+    peak = device.peak_tops[precision]
+    matrix_units = peak > _MATRIX_UNITS * device.peak_tops.get("float32", peak)
+    return peak * fitted.get(f"matrix.{precision}", 1.0) if matrix_units else peak
 
 
 def _share(work: KernelWork, fitted: Constants) -> Number:
@@ -131,20 +136,19 @@ def _share(work: KernelWork, fitted: Constants) -> Number:
     return np.where(saves & (work.kind == "dense_kxk"), fitted["compute.winograd"], fitted["compute.dense_kxk"])
 
 
-def _idle(work: KernelWork, device: Device, fitted: Constants) -> Number:
-    """How much longer work takes that is too small to keep every multiprocessor busy."""
+def _idle(work: KernelWork, outputs: Number, device: Device, fitted: Constants) -> Number:
+    """How much longer work takes that is too small to keep every multiprocessor busy; ``outputs`` with padding."""
     small = fitted["small.depthwise" if work.kind == "depthwise" else "small.product"]
-    longer = 1 + small * device.multiprocessors / np.maximum(work.outputs, 1.0)
+    longer = 1 + small * device.multiprocessors / np.maximum(outputs, 1.0)
     return np.where(_rows(work) > _MANY_ROWS, longer, 1.0) if work.kind in _MATRIX_PRODUCTS else longer
 
 
-def _padding(work: KernelWork, multiple: int) -> Number:
-    """Multiply-adds done over those asked for, where kernels take channels in multiples; depthwise ones do not."""
+def _padding(work: KernelWork, channels: Number, multiple: int) -> Number:
+    """Channels computed over those asked for, where kernels take them in multiples; depthwise ones do not."""
     if multiple <= 1 or work.kind == "depthwise":
         return 1.0
-    inside = np.maximum(np.divide(work.in_channels, work.groups), 1)
-    outside = np.maximum(np.divide(work.out_channels, work.groups), 1)
-    return np.asarray(np.ceil(inside / multiple) * np.ceil(outside / multiple) * multiple**2 / (inside * outside))
+    width = np.maximum(np.divide(channels, work.groups), 1)
+    return np.asarray(np.ceil(width / multiple) * multiple / width)
 
 
 def _rows(work: KernelWork) -> Array:

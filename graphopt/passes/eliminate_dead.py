@@ -5,7 +5,7 @@
    is a graph output, the producer of ``x`` writes ``y``.
 3. Nodes that stay are spared what serves nothing: results that nobody reads, empty pieces of a Concat, a Cast that
    lost nothing before another. ``trimming`` has the rules.
-4. Initializers of equal dtype, shape and bytes become one.
+4. Initializers of equal dtype, shape and bytes become one; those that nothing reads go.
 
 Never worth less than what it costs: no option, always exact.
 """
@@ -19,6 +19,7 @@ from typing import ClassVar
 import onnx_graphsurgeon as gs
 
 from graphopt.graph import Index, consumers, replace_uses, size_of, sole_producer, take_over, walk
+from graphopt.graph.opened import OpenGraph
 from graphopt.graph.shapes import forget_types
 from graphopt.passes.base import Context, PassReport, Skip
 from graphopt.passes.no_ops.duplicates import find_duplicates
@@ -43,11 +44,13 @@ class EliminateDead:
         while known is not None:
             known = _round(graph, known, tally)
         merged, saved = _merge_duplicates(graph)
+        unread = _forget_unread(graph)
         return PassReport(
-            changes=tally.unused + sum(tally.no_ops.values()) + sum(tally.trimmed.values()) + merged,
+            changes=unread + tally.unused + sum(tally.no_ops.values()) + sum(tally.trimmed.values()) + merged,
             skipped=tuple(tally.skipped),
             details={
                 "unused_nodes": tally.unused,
+                "unused_weights": unread,
                 "no_ops": dict(sorted(tally.no_ops.items())),
                 "trimmed": dict(sorted(tally.trimmed.items())),
                 "duplicate_weights": merged,
@@ -109,6 +112,18 @@ def _round(graph: gs.Graph, known: Knowledge, tally: _Tally) -> Knowledge | None
     if not trims and not removed:
         return None
     return Knowledge(graph) if learned and forget_types(graph) else known
+
+
+def _forget_unread(graph: gs.Graph) -> int:
+    """Count the weights that nothing read when the model was opened, once: they are left out when it is written.
+
+    Without this a model with nothing else to do would come back as it is, and ship them for ever.
+    """
+    if not isinstance(graph, OpenGraph) or graph.header is None:
+        return 0
+    count = len(graph.header.unread)
+    graph.header.unread.clear()
+    return count
 
 
 def _why_not(index: Index, node: gs.Node, source: gs.Tensor, home: gs.Graph, known: Knowledge) -> str | None:

@@ -106,7 +106,7 @@ def _is_convolved(tensor: Tensor | None) -> bool:
     if node is not None and node.op == "BatchNormalization":
         tensor = node.input(0)
         node = tensor.producer if tensor is not None else None
-    return node is not None and node.op in CONVOLUTIONS and tensor is not None and len(set(tensor.readers)) == 1
+    return node is not None and node.op in CONVOLUTIONS and tensor is not None and len(tensor.readers) == 1
 
 
 def _concat_scales(view: View, hardware: Hardware) -> Iterator[Place]:

@@ -6,6 +6,7 @@ wrong with a value, in words that follow the key's name, or None.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -23,6 +24,12 @@ class Each:
 
 def _text(value: object) -> str | None:
     return None if isinstance(value, str) and value else "must be a text"
+
+
+def _name(value: object) -> str | None:
+    """It becomes a part of file names."""
+    right = isinstance(value, str) and re.fullmatch(r"[\w.\-]+", value)
+    return None if right else _text(value) or "must be of letters, digits, '.', '-' and '_'"
 
 
 def _text_or_empty(value: object) -> str | None:
@@ -138,7 +145,7 @@ HARDWARE: Form = {
     "latency": Each(Each(_constants)),
 }
 PROFILE: Form = {
-    "name": _text,
+    "name": _name,
     "summary": _text,
     "inherits": _text_or_texts,
     "recipe": _texts,

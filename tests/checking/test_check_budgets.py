@@ -21,9 +21,9 @@ def found(proto: onnx.ModelProto, **budget: object) -> list[Finding]:
 @pytest.mark.parametrize(
     ("budget", "code", "words"),
     [
-        ({"max_bytes": 100}, "GO901", "over the budget of 100"),
+        ({"max_bytes": 100}, "GO901", "times the budget of 100"),
         ({"max_parameters": PARAMETERS - 1}, "GO902", "108 parameters, 1% over the budget of 107"),
-        ({"max_macs": MACS // 2}, "GO903", "3,888 multiply-adds, 100% over the budget of 1,944"),
+        ({"max_macs": MACS // 2}, "GO903", "3,888 multiply-adds, 2 times the budget of 1,944"),
         ({"max_macs": 2 * MACS - 1, "batch": 2}, "GO903", "just over"),
         ({"max_parameters": 0}, "GO902", "over the budget of 0"),
     ],
@@ -66,3 +66,27 @@ def test_latency_needs_a_target() -> None:
     (one,) = found(model(NET), max_latency_ms=1.0)
     assert one.code == "GO905"
     assert "needs a target" in one.message
+
+
+def test_latency_is_an_estimate_with_its_interval() -> None:
+    (one,) = found(model(NET), max_latency_ms=1e-6, target="titan-xp", ignore=["GO2", "GO4"])
+    assert one.code == "GO904"
+    assert one.message.startswith("estimated ")
+    assert " to " in one.message
+    result = check(model(NET), use_config=False, max_latency_ms=1e6, target="titan-xp", runtime="eager-fp32", batch=2)
+    told = result.files[0].to_dict()["latency"]
+    assert (told["source"], told["runtime"], told["batch"]) == ("estimated", "eager-fp32", 2)
+    assert told["interval"][0] <= told["ms"] <= told["interval"][1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"target": "cpu"}, "measured, not estimated"),
+        ({"target": "titan-xp", "runtime": "nonsense"}, "has no runtime 'nonsense'"),
+    ],
+)
+def test_a_latency_that_cannot_be_estimated_is_an_error(settings: dict[str, str], words: str) -> None:
+    one = found(model(NET), max_latency_ms=1.0, **settings)[-1]
+    assert one.code == "GO905"
+    assert words in one.message

@@ -116,6 +116,7 @@ def flow(model: onnx.ModelProto) -> list[str]:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             short = "Q" if node.op_type == "QuantizeLinear" else "DQ"
             if node.input[0] in constants:
+                constants.update(node.output)
                 continue
             came_by[node.output[0]] = f"{came_by[node.input[0]]} -> {short}"
             continue
@@ -135,7 +136,7 @@ def quantizers(model: onnx.ModelProto) -> dict[str, tuple[float, int]]:
     return {
         node.input[0].removesuffix("_float"): (float(values[node.input[1]]), int(values[node.input[2]]))
         for node in model.graph.node
-        if node.op_type == "QuantizeLinear"
+        if node.op_type == "QuantizeLinear" and node.input[0] not in values
     }
 
 

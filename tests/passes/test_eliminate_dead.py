@@ -478,3 +478,17 @@ def test_random_graphs(data: st.DataObject) -> None:
     constants = "<float zero = {0}, float one = {1}, int64[1] shape = {-1}, bool yes = {1}, float[0] none>"
     proto = model(f"g (float[4] x, bool flag) => ({declared}) {constants} {{ {body} }}")
     apply(EliminateDead(), proto, feeds(proto) | {"flag": np.array(data.draw(st.booleans()))})
+
+
+def test_weights_that_nothing_reads_go_even_where_nothing_else_does() -> None:
+    done = apply(EliminateDead(), model("g (float[2] x) => (float[2] y) <float[9] v, float[2] w> { y = Add(x, w) }"))
+    assert done.report.changes == done.report.details["unused_weights"] == 1
+    assert [tensor.name for tensor in done.after.graph.initializer] == ["w"]
+
+
+def test_a_weight_that_only_a_body_reads_or_the_graph_returns_stays() -> None:
+    proto = model("""g (bool c, float[2] x) => (float[2] y, float[2] v) <float[2] v, float[2] w> {
+        y = If (c) <then_branch = t () => (float[2] a) { a = Add(x, w) },
+                    else_branch = e () => (float[2] b) { b = Neg(x) }>
+    }""")
+    assert apply(EliminateDead(), proto).report.changes == 0
