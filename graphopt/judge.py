@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import inf
@@ -11,17 +11,17 @@ import onnx
 
 from graphopt import equality, runtime
 from graphopt.data import Feed, Parts
-from graphopt.decisions import Decisions, Measured, comparison_key
+from graphopt.decisions import Measured
 from graphopt.errors import UnsupportedModelError
 from graphopt.graph.cost import Costs
 from graphopt.model.content import content_hash
 from graphopt.passes.base import Goals
-from graphopt.report.schema import AccuracyFacts, LatencyFacts
+from graphopt.report.schema import AccuracyFacts, LatencyFacts, RuleFinding
+from graphopt.rules import check_model
+from graphopt.speed import EstimatedSpeed, MeasuredSpeed, Progress, Shapes, Speed, Weighed
 from graphopt.stages import Trial
-from graphopt.validation import Accuracy, Gates, Reference, bench, evaluate, measure, verdict
-
-Shapes = Mapping[str, tuple[int, ...]]
-Progress = Callable[[str, int, int], None]
+from graphopt.targets import Hardware
+from graphopt.validation import Accuracy, Gates, Reference, evaluate, verdict
 
 # How they are given, for those who were not given any.
 HOW_TO_GIVE = "give samples with --data (data= in Python)"
@@ -31,6 +31,8 @@ HOW_TO_GIVE = "give samples with --data (data= in Python)"
 # Choices therefore add that part of a standard error to what they measure.
 CAUTION = 0.25
 Z95 = 1.96
+# Places that break rules of the target, told of in a refusal.
+SHOWN_ERRORS = 3
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,15 @@ class Finding:
 
     Attributes:
         accuracy: on the evaluation samples; None without any.
-        latency: against the original.
+        latency: against the original; None where nothing can be said.
         refusal: which gates do not hold, with the figures; None when all do.
+        findings: where the model breaks rules of the target.
     """
 
     accuracy: AccuracyFacts | None
-    latency: LatencyFacts
+    latency: LatencyFacts | None
     refusal: str | None
+    findings: tuple[RuleFinding, ...] = ()
 
 
 @dataclass
@@ -65,7 +69,7 @@ class DataJudge:
         overhead: bytes that the file of the result has beyond the model (its provenance).
         allow_unvalidated: let approximate passes run without samples to judge them by.
         progress: called with (what, done, total).
-        recalled: whether a latency comes from an earlier run on this machine.
+        hardware: facts of the target; one with a ``device`` is not at hand, and its times are estimated.
     """
 
     original: onnx.ModelProto
@@ -80,10 +84,9 @@ class DataJudge:
     overhead: int = 0
     allow_unvalidated: bool = False
     progress: Progress = lambda what, done, total: None
-    recalled: bool = field(default=False, init=False)
-    _fresh: set[str] = field(default_factory=set, init=False)
-    _decisions: Decisions = field(default_factory=Decisions, init=False)
+    hardware: Hardware | None = None
     _found: dict[str, Finding] = field(default_factory=dict, init=False)
+    _simulations: dict[str, onnx.ModelProto] = field(default_factory=dict, init=False)
 
     @property
     def shapes(self) -> Shapes:
@@ -95,10 +98,22 @@ class DataJudge:
         """Counts multiply-adds and parameters for these shapes, once for each model."""
         return Costs(self.shapes)
 
+    @cached_property
+    def speed(self) -> Speed:
+        """Compares the speed of models."""
+        if self.hardware is not None and self.hardware.device is not None:
+            return EstimatedSpeed(self.hardware, self.shapes)
+        return MeasuredSpeed(self.feeds[0], self.shapes, self.threads, self.providers, self.seed, self.progress)
+
+    @property
+    def recalled(self) -> bool:
+        """Whether a latency comes from an earlier run on this machine."""
+        return self.speed.recalled
+
     @property
     def warnings(self) -> tuple[str, ...]:
         """What went wrong beside the models."""
-        return (self._decisions.warning,) if self._decisions.warning else ()
+        return self.speed.warnings
 
     def check_original(self, name: str) -> None:
         """Run the original once, before any pass: what cannot be run cannot be judged.
@@ -137,7 +152,9 @@ class DataJudge:
             metric = accuracy.optimized
             if not accuracy.passed:
                 return Trial(accuracy.reason, metric)
-        speed = self._speed(current, candidate)
+        speed = self._speed(current, candidate, attempt=0)
+        if speed is None:
+            return Trial(None, metric)
         if (speed.speedup if faster else speed.high) < 1:
             return Trial(f"{_times(speed.speedup)} as fast as the model without it", metric, speed.optimized_ms)
         return Trial(None, metric, speed.optimized_ms)
@@ -156,8 +173,16 @@ class DataJudge:
             int8_follows=int8_follows,
             original_macs=self.costs.of(self.original).macs,
             drop=self._drop if self.parts.selection is not None else None,
-            speedup=lambda model: self._speed(self.original, model).speedup,
+            speedup=self._speedup if self.speed.knows(self._weighed(self.original)) else None,
         )
+
+    def _speedup(self, model: onnx.ModelProto) -> float:
+        found = self._speed(self.original, model, attempt=0)
+        return 1.0 if found is None else found.speedup
+
+    def stand_in(self, model: onnx.ModelProto, simulation: onnx.ModelProto) -> None:
+        """Judge the accuracy of ``model`` by what answers as it will on the target, which rounds by itself."""
+        self._simulations[self._digest(model)] = simulation
 
     def _drop(self, model: onnx.ModelProto) -> float:
         reference = self._selection
@@ -181,24 +206,7 @@ class DataJudge:
 
     def _find(self, model: onnx.ModelProto, digest: str) -> Finding:
         accuracy = self._accuracy(self._evaluation, model) if self._evaluation is not None else None
-        speed = self._speed(self.original, model)
-        least = self.gates.min_speedup
-        same = digest == self._digest(self.original)
-        if not same and speed.high < least:
-            # One of forty equal models would fail by chance: a failure must show twice.
-            speed = self._speed(self.original, model, attempt=2)
-        passed = least <= 1 if same else speed.high >= least
-        latency = LatencyFacts(
-            source="measured",
-            provider=self.providers[0],
-            threads=self.threads,
-            baseline_ms=speed.baseline_ms,
-            optimized_ms=speed.optimized_ms,
-            speedup=speed.speedup,
-            ci95=(speed.low, speed.high),
-            min_speedup=least,
-            passed=passed,
-        )
+        latency = self._latency(model, digest)
         judged = verdict(
             self.gates,
             accuracy=accuracy,
@@ -207,10 +215,47 @@ class DataJudge:
             baseline_macs=self.costs.of(self.original).macs,
         )
         failures = list(judged.failures)
-        if not passed:
-            interval = f"95 % interval {speed.low:.2f} to {speed.high:.2f}"
-            failures.append(f"{_times(speed.speedup)} as fast as the original ({interval}), wanted is {least:g}x")
-        return Finding(_facts(accuracy), latency, "; ".join(failures) or None)
+        if latency is not None and not latency.passed:
+            low, high = latency.ci95
+            how = "" if latency.source == "measured" else f", {latency.source}"
+            interval = f"95 % interval {low:.2f} to {high:.2f}{how}"
+            wanted = f"wanted is {latency.min_speedup:g}x"
+            failures.append(f"{_times(latency.speedup)} as fast as the original ({interval}), {wanted}")
+        findings = self._broken_rules(model)
+        errors = [each for each in findings if each.level == "error"]
+        for each in errors[:SHOWN_ERRORS]:
+            failures.append(f"{each.code}{f' at {each.where}' if each.where else ''}: {each.message}")
+        if len(errors) > SHOWN_ERRORS:
+            failures.append(f"and {len(errors) - SHOWN_ERRORS} more places that break rules of the target")
+        return Finding(_facts(accuracy), latency, "; ".join(failures) or None, findings)
+
+    def _broken_rules(self, model: onnx.ModelProto) -> tuple[RuleFinding, ...]:
+        """Where a model breaks the rules of the target; those of the machine at hand are its runtime's to tell."""
+        if self.hardware is None:
+            return ()
+        found = check_model(model, self.hardware)
+        return tuple(RuleFinding(each.code, each.where, each.message, each.level) for each in found)
+
+    def _latency(self, model: onnx.ModelProto, digest: str) -> LatencyFacts | None:
+        speed = self._speed(self.original, model)
+        least = self.gates.min_speedup
+        same = digest == self._digest(self.original)
+        if speed is not None and not same and speed.high < least:
+            # One of forty equal models would fail by chance: a failure must show twice.
+            speed = self._speed(self.original, model, attempt=2)
+        if speed is None:
+            return None
+        return LatencyFacts(
+            source="estimated" if self.speed.source == "estimated" else "measured",
+            provider=self.speed.provider,
+            threads=self.threads,
+            baseline_ms=speed.baseline_ms,
+            optimized_ms=speed.optimized_ms,
+            speedup=speed.speedup,
+            ci95=(speed.low, speed.high),
+            min_speedup=least,
+            passed=least <= 1 if same else speed.high >= least,
+        )
 
     @cached_property
     def _selection(self) -> Reference | None:
@@ -228,7 +273,8 @@ class DataJudge:
         return Reference(self.original, samples, metric=self.metric, threads=threads, providers=self.providers)
 
     def _accuracy(self, reference: Reference, model: onnx.ModelProto) -> Accuracy:
-        return evaluate(reference, [model], max_drop=self.gates.max_drop, progress=self.progress)[0]
+        answers = self._simulations.get(self._digest(model), model) if self._simulations else model
+        return evaluate(reference, [answers], max_drop=self.gates.max_drop, progress=self.progress)[0]
 
     @cached_property
     def _original_digest(self) -> str:
@@ -237,39 +283,12 @@ class DataJudge:
     def _digest(self, model: onnx.ModelProto) -> str:
         return self._original_digest if model is self.original else content_hash(model)[0].hexdigest()
 
-    def _speed(self, baseline: onnx.ModelProto, model: onnx.ModelProto, attempt: int = 1) -> Measured:
-        """Measure, or recall what was measured on this machine before; see ``graphopt.decisions``.
+    def _speed(self, baseline: onnx.ModelProto, model: onnx.ModelProto, attempt: int = 1) -> Measured | None:
+        """Compare two models; ``attempt``: 0 for a choice, 1 and 2 for the verdict."""
+        return self.speed.compare(self._weighed(baseline), self._weighed(model), attempt)
 
-        A model is not compared with itself, where only noise would tell: one measurement stands for both.
-        """
-        same = self._digest(baseline) == self._digest(model)
-        key = comparison_key(
-            baseline=self._digest(baseline),
-            optimized=self._digest(model),
-            shapes=sorted(self.shapes.items()),
-            threads=self.threads,
-            providers=",".join(self.providers),
-            attempt=attempt,
-        )
-        known = self._decisions.recall(key)
-        if known is not None:
-            self.recalled |= key not in self._fresh
-            return _unchanged(known.baseline_ms) if same else known
-        self.progress("measuring latency", 0, 0)
-        feed, threads, providers = self.feeds[0], self.threads, self.providers
-        if same:
-            timing = bench(baseline, feed, threads=threads, providers=providers, seed=self.seed)
-            measured = _unchanged(timing.median_ms)
-        else:
-            found = measure(baseline, model, feed, threads=threads, providers=providers, seed=self.seed)
-            measured = Measured(found.baseline_ms, found.optimized_ms, found.speedup, *found.ci95)
-        self._decisions.remember(key, measured)
-        self._fresh.add(key)
-        return measured
-
-
-def _unchanged(milliseconds: float) -> Measured:
-    return Measured(milliseconds, milliseconds, 1.0, 1.0, 1.0)
+    def _weighed(self, model: onnx.ModelProto) -> Weighed:
+        return Weighed(model, self._digest(model))
 
 
 def _facts(accuracy: Accuracy | None) -> AccuracyFacts | None:

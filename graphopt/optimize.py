@@ -138,6 +138,7 @@ def optimize(
             overhead=stamp_bytes(loaded, profile, chosen),
             allow_unvalidated=allow_unvalidated,
             progress=progress or _no_progress,
+            hardware=profile.hardware,
         )
         judge.check_original(loaded.name)
         if dry_run:

@@ -8,8 +8,8 @@ Approximate passes that can share one accuracy budget have their turn together (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import onnx
 
@@ -32,12 +32,14 @@ class Attempt:
         stages: one for each pass, in order.
         warnings: what the user should know.
         refusal: why it does not hold the gates; None when it does.
+        files: what travels beside the model, by the ending that takes the place of ``.onnx`` in its path.
     """
 
     model: onnx.ModelProto
     stages: tuple[Stage, ...]
     warnings: tuple[str, ...] = ()
     refusal: str | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ def _attempts(
             warnings = tuple(warning for step in steps for warning in step.warnings)
             every = zip(runs, levels, steps, strict=True)
             taken = [level for run, level, step in every if any(map(_is_taken, run, step.stages))]
-            yield Attempt(current, stages, warnings), taken[-1] if taken else None
+            files = {ending: content for step in steps for ending, content in step.files.items()}
+            yield Attempt(current, stages, warnings, files=files), taken[-1] if taken else None
         step = None
         while levels and step is None:
             del steps[len(levels) - 1 :]

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
 
 from graphopt._version import __version__
+from graphopt.deployment import engine_command
 from graphopt.errors import GateError, UsageError
 from graphopt.facts import environment, model_facts
 from graphopt.judge import HOW_TO_GIVE, DataJudge, Finding
 from graphopt.model import LoadedModel, save, stamp
 from graphopt.passes.base import Pass
 from graphopt.pipeline import Attempt
-from graphopt.report.schema import Report, Stage
+from graphopt.report.schema import Deployment, Report, Stage
 from graphopt.targets import Target
 
 
@@ -29,12 +30,16 @@ class Result:
         report: what was done and what came of it; ``print(result.report)``.
         protected: the files that the model was read from, which ``save`` never overwrites.
         planned: it was a dry run: there is no result, only the plan.
+        files: what travels beside the model, by the ending that takes the place of ``.onnx`` in its path.
+        deploy: makes of the model's path what to say of its deployment.
     """
 
     model: onnx.ModelProto
     report: Report
     protected: tuple[Path, ...] = ()
     planned: bool = False
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    deploy: Callable[[Path], Deployment | None] = lambda path: None
 
     def save(self, path: str | os.PathLike[str], keep_failed: bool = False) -> Report:
         """Write the model, whole or not at all, and return the report with its path, hash and size.
@@ -54,16 +59,24 @@ class Result:
             raise GateError(
                 f"{self.report.warnings[-1]}; nothing was written (keep_failed=True writes it all the same)"
             )
-        saved = save(self.model, path, protect=self.protected)
+        beside = {Path(path).with_suffix(ending): content for ending, content in self.files.items()}
+        saved = save(self.model, path, protect=self.protected, beside=beside)
         output = self.report.output or model_facts(self.model)
         output = replace(output, path=str(saved.path), sha256=saved.sha256, bytes=saved.size)
-        self.report = replace(self.report, output=output)
+        self.report = replace(self.report, output=output, deployment=self.deploy(saved.path))
         return self.report
 
 
 def judged(loaded: LoadedModel, profile: Target, attempt: Attempt, judge: DataJudge, told: Sequence[str]) -> Result:
     """Stamp the model that the search ended with, and report on it."""
     finding = judge.finding(attempt.model)
+    hardware, shapes, endings = profile.hardware, judge.shapes, tuple(sorted(attempt.files))
+
+    def deploy(path: Path) -> Deployment | None:
+        command = engine_command(final, path, hardware, shapes, endings)
+        names = tuple(path.with_suffix(ending).name for ending in endings)
+        return Deployment(command, names) if command or names else None
+
     kept = [stage.name for stage in attempt.stages if stage.changes]
     # In place: everything that is judged is judged by now, and the model may fill half of the memory.
     final = _stamped(attempt.model, loaded, profile, kept)
@@ -78,8 +91,10 @@ def judged(loaded: LoadedModel, profile: Target, attempt: Attempt, judge: DataJu
         stages=attempt.stages,
         accuracy=finding.accuracy,
         latency=finding.latency,
+        findings=finding.findings,
+        deployment=None if rejected else deploy(Path(f"{loaded.name}.{profile.name}.onnx")),
     )
-    return Result(final, report, _files(loaded))
+    return Result(final, report, _files(loaded), files=attempt.files, deploy=deploy)
 
 
 def planned(
@@ -104,6 +119,8 @@ def _report(
     loaded: LoadedModel, profile: Target, judge: DataJudge, warnings: Sequence[str], *, timed: bool = True
 ) -> Report:
     measured = "recalled from an earlier run on this machine" if judge.recalled else "measured in this run"
+    if judge.speed.source == "estimated":
+        measured = "estimated"
     path = str(loaded.path) if loaded.path else None
     return Report(
         graphopt_version=__version__,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeGuard
 from warnings import warn
@@ -67,17 +67,36 @@ class Judge(Protocol):
         ``faster``: whether it must be faster to hold, or only not slower beyond what the clock can tell.
         """
 
+    def stand_in(self, model: onnx.ModelProto, simulation: onnx.ModelProto) -> None:
+        """Judge the accuracy of ``model`` by what answers as it will on the target, which rounds by itself."""
+
     def verdict(self, model: onnx.ModelProto) -> str | None:
         """Look at the evaluation samples and say why the model does not hold the gates; None: it does."""
 
 
+def tried(candidate: Candidate, current: onnx.ModelProto, judge: Judge) -> Trial:
+    """Judge a candidate of a pass.
+
+    Raises:
+        Exception: it is not a valid model.
+    """
+    verify(candidate.model)
+    if candidate.simulation is not None:
+        judge.stand_in(candidate.model, candidate.simulation)
+    return judge.trial(candidate.model, current, faster=candidate.faster)
+
+
 @dataclass(frozen=True)
 class Step:
-    """One outcome of one pass, or of several exact ones: the model after it, and what to tell of each."""
+    """One outcome of one pass, or of several exact ones: the model after it, and what to tell of each.
+
+    ``files`` travel beside the model, by the ending that takes the place of ``.onnx`` in its path.
+    """
 
     model: onnx.ModelProto
     stages: tuple[Stage, ...]
     warnings: tuple[str, ...] = ()
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -152,8 +171,7 @@ class StageRunner:
                 if candidate is None:
                     break
                 last = candidate.report
-                verify(candidate.model)
-                trial = self.judge.trial(candidate.model, current, faster=candidate.faster)
+                trial = tried(candidate, current, self.judge)
             except Declined as declined:
                 if refusals:
                     refusals.append(str(declined))
@@ -186,7 +204,7 @@ class StageRunner:
         if refusals:
             reason = f"{'; '.join(refusals)}; kept: {candidate.label or 'the next candidate'}"
         kept = self._stage(name, status, reason, candidate.model, started, report=candidate.report, trial=trial)
-        return Step(candidate.model, (kept,))
+        return Step(candidate.model, (kept,), files=candidate.files)
 
     def _failed(
         self, name: str, error: Exception, current: onnx.ModelProto, started: float, refusals: Sequence[str] = ()

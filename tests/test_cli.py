@@ -99,7 +99,9 @@ def test_python_m_graphopt_is_the_same_program():
         pytest.param(["inspect", "m.onnx", "--frob"], "No such option", id="unknown option"),
         pytest.param(["inspect"], "Missing argument 'MODEL'", id="no model"),
         pytest.param(["optimize", "m.onnx", "-t", "toaster"], "unknown target 'toaster'", id="unknown target"),
-        pytest.param(["optimize", "m.onnx", "-t", "jetson@9.9"], "no release and no power mode '9.9'", id="unknown release"),
+        pytest.param(
+            ["optimize", "m.onnx", "-t", "jetson@9.9"], "no release and no power mode '9.9'", id="unknown release"
+        ),
         pytest.param(["optimize", "m.onnx", "--passes", "frob"], "unknown pass 'frob'", id="unknown pass"),
         pytest.param(["optimize", "m.onnx", "--skip", "frob"], "unknown pass 'frob'", id="unknown pass to skip"),
         pytest.param(["optimize", "m.onnx", "--metric", "frob"], "frob", id="unknown metric"),

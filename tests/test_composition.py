@@ -141,6 +141,20 @@ def test_passes_spend_one_budget_together() -> None:
     assert [stage.status for stage in attempt.stages] == ["applied"] * 3
 
 
+@dataclass(frozen=True)
+class QuantizeForgiving(Quantize):
+    """Costs accuracy on the whole model, less on what is left of it."""
+
+    def candidates(self, model: onnx.ModelProto, context: Context) -> Iterator[Candidate]:
+        cost = 0.0005 if parts_of(model) else self.cost
+        yield Candidate(with_part(model, f"quantize={cost}"), PassReport(1), "all int8")
+
+
+def test_what_quantization_does_not_use_up_is_spent() -> None:
+    attempt = run([Spend("prune", 3.0), QuantizeForgiving(0.004)], Judge())
+    assert 0.006 < parts_of(attempt.model)["prune"] <= MAX_DROP
+
+
 def test_each_stage_tells_what_it_contributed() -> None:
     attempt = run([Spend("prune"), Spend("separate"), Quantize()], Judge())
     metrics = [stage.metric for stage in attempt.stages]

@@ -21,7 +21,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"calibration", "channels", "data", "decisions", "equality", "facts", "latency"}),
     frozenset({"recovery", "rules", "validation"}),
     frozenset({"passes"}),
-    frozenset({"checking", "exact", "inspection", "measured", "options"}),
+    frozenset({"checking", "deployment", "exact", "inspection", "measured", "options", "speed"}),
     frozenset({"stages"}),
     frozenset({"composition"}),
     frozenset({"comparison", "judge", "pipeline", "timing"}),

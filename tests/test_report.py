@@ -50,7 +50,7 @@ def test_the_json_has_the_keys_of_the_contract() -> None:
     assert found["schema"] == "graphopt.report/1"
     assert found.keys() == {
         *("schema", "graphopt_version", "environment", "result", "target", "input", "output"),
-        *("stages", "accuracy", "latency", "warnings"),
+        *("stages", "accuracy", "latency", "warnings", "findings", "deployment"),
     }
     assert found["input"].keys() == found["output"].keys() == model
     for stage in found["stages"]:

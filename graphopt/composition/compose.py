@@ -137,7 +137,7 @@ class _Search:
             )
             self._tried[names] = tried
             around = around or tried.price
-            best = self._first_that_holds(tried.mixes[0]) if tried.mixes else None
+            best = self._best_of(tried)
             if best is not None:
                 found.append(best)
         return sorted(_distinct(found), key=lambda each: -each.speedup)
@@ -174,6 +174,19 @@ class _Search:
     def _had_part(self, name: str) -> bool:
         """Whether a pass did anything in a mixture tried before."""
         return any(name in made.parts and len(made.parts) > 1 for each in self._tried.values() for made in each.mixes)
+
+    def _best_of(self, tried: Tried) -> Finished | None:
+        """The boldest model of a search that holds with what follows on it.
+
+        What follows was allowed for as much as it costs the whole model; on a bolder one that holds without it, it may
+        cost less.
+        """
+        bolder = tried.beyond(self.context.goals.max_drop)
+        if bolder is not None:
+            finished = self._finished(bolder)
+            if finished.problem is None and all(each.candidate is not None for each in finished.followed):
+                return finished
+        return self._first_that_holds(tried.mixes[0]) if tried.mixes else None
 
     def _first_that_holds(self, mixed: Mixed) -> Finished | None:
         """A mixture, or a gentler one, that still holds with what follows on it."""

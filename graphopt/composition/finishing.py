@@ -12,9 +12,8 @@ import onnx
 
 from graphopt.composition.mixtures import Mixed
 from graphopt.exact import PROPAGATED, told
-from graphopt.graph import verify
 from graphopt.passes.base import ApproximatePass, Candidate, Context, Declined, Origin
-from graphopt.stages import Judge, Trial
+from graphopt.stages import Judge, Trial, tried
 
 log = logging.getLogger(__name__)
 
@@ -91,8 +90,7 @@ def _follow(one: ApproximatePass, model: onnx.ModelProto, context: Context, judg
     candidates = one.candidates(model, context)
     try:
         for candidate in islice(candidates, MOST_CANDIDATES):
-            verify(candidate.model)
-            trial = judge.trial(candidate.model, model, faster=candidate.faster)
+            trial = tried(candidate, model, judge)
             if trial.problem is None:
                 return Followed(candidate, trial, "; ".join(refusals), time.perf_counter() - started)
             refusals.append(f"{candidate.label}: {trial.problem}" if candidate.label else trial.problem)

@@ -21,10 +21,16 @@ class Tried:
     Attributes:
         mixes: every model tried that changes anything and holds, the boldest first.
         price: the lowest price that holds.
+        failed: models tried that do not hold, the boldest first.
     """
 
     mixes: tuple[Mixed, ...]
     price: float
+    failed: tuple[Mixed, ...] = ()
+
+    def beyond(self, allowed: float) -> Mixed | None:
+        """The boldest of the models that do not hold whose metric yet falls by no more than ``allowed``."""
+        return next((each for each in self.failed if each.drop is not None and each.drop <= allowed), None)
 
 
 def search_price(
@@ -45,6 +51,7 @@ def search_price(
     """
     low, high = (LOWEST, HIGHEST) if around is None else (around / NEIGHBOURHOOD, around * NEIGHBOURHOOD)
     holding: list[Mixed] = []
+    failed: list[Mixed] = []
     for _ in range(trials):
         price = (low * high) ** 0.5
         made = mix(price)
@@ -56,4 +63,6 @@ def search_price(
                 holding.append(made)
         else:
             low = price
-    return Tried(tuple(sorted(holding, key=lambda each: each.price)), high)
+            failed.append(made)
+    by_price = [tuple(sorted(each, key=lambda made: made.price)) for each in (holding, failed)]
+    return Tried(by_price[0], high, by_price[1])

@@ -31,6 +31,7 @@ def step_of(
     model = mixer.model
     mixed = finished.mixed
     followed = iter(finished.followed)
+    files: dict[str, bytes] = {}
     parts = list(mixed.parts)
     for one in passes:
         if one.name in mixer.dials or one.name in idle:
@@ -50,9 +51,10 @@ def step_of(
             stages.append(_idle(one.name, found.reason, model, runner))
             continue
         model = found.candidate.model
+        files |= found.candidate.files
         reasons = [*refusals, *([found.reason] if found.reason else [])]
         stages.append(_done(one.name, found.candidate, found.trial, reasons, model, runner, found.seconds))
-    return Step(finished.model, tuple(stages))
+    return Step(finished.model, tuple(stages), files=files)
 
 
 def step_without(

@@ -5,7 +5,8 @@ run from the seed. So a stream of unknown length is split in one pass, three sam
 sorted by class is spread evenly over the parts, and the same seed and data give the same parts everywhere.
 
 Calibration and selection are capped. Where the length is known, the members that are kept are spread evenly over the
-data and the others go to evaluation; of a stream, the first ones are kept and what follows goes to evaluation.
+data; of a stream, the first ones are kept. The others go to evaluation; where the data are not for evaluation, what
+calibration leaves goes to selection, for choices rest on few samples much longer than statistics do.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Caps:
     """The most samples (feeds) that each part yields; evaluation is capped so that endless streams come to an end."""
 
     calibration: int = 512
-    selection: int = 2048
+    selection: int = 4096
     evaluation: int = 50_000
 
 
@@ -135,10 +136,16 @@ def _deal(source: DataSource, pattern: Sequence[str], seed: int, caps: Caps) -> 
         raise UsageError("every part of the data needs at least one sample; raise its cap")
     runs = None if total is None else -(-total // len(pattern))
 
+    spills = parts == list(_CHOICES) and (runs is None or runs > limit[CALIBRATION])
+    # Runs that calibration does not keep give two members each to selection.
+    selected = -(-limit[SELECTION] // 2) if spills else limit[SELECTION]
+
     def dealt(index: int) -> str | None:
-        part = role(index, pattern, seed)
-        if part == EVALUATION or _kept(index // len(pattern), runs, limit[part]):
+        part, run = role(index, pattern, seed), index // len(pattern)
+        if part == EVALUATION or (part == CALIBRATION and _kept(run, runs, limit[CALIBRATION])):
             return part
+        if (part == SELECTION or spills) and _kept(run, runs, selected):
+            return SELECTION
         return EVALUATION if EVALUATION in parts else None
 
     def only(part: str) -> DataSource:

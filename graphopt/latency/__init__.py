@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from graphopt.latency.estimate import Estimate, KernelEstimate, estimate
+from graphopt.latency.ratio import ratio_interval
 from graphopt.latency.roofline import kernel_us
 from graphopt.latency.work import KernelWork, convolution, fully_connected, movement
 
@@ -15,4 +16,5 @@ __all__ = [
     "fully_connected",
     "kernel_us",
     "movement",
+    "ratio_interval",
 ]

@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +51,7 @@ def save(
     *,
     external_data_threshold: int = EXTERNAL_THRESHOLD,
     protect: Iterable[str | os.PathLike[str]] = (),
+    beside: Mapping[Path, bytes] | None = None,
 ) -> SavedModel:
     """Write ``model`` atomically and deterministically; the model is not changed.
 
@@ -62,6 +63,7 @@ def save(
         path: where to; a file there is replaced, together with the data file that it referred to.
         external_data_threshold: bytes of tensors above which they go to ``<name>.data`` beside the model.
         protect: files that must not be overwritten, whatever path or link leads to them.
+        beside: other files that belong to the model, and what is in them: written with it or not at all.
 
     Raises:
         OutputError: the folder cannot be written, the disk is full, the path is not a plain file or is protected, or
@@ -71,7 +73,8 @@ def save(
     data_path = path.with_name(path.name + ".data")
     protected = [Path(file) for file in protect]
     external = model_bytes(model) > external_data_threshold
-    _vet_destinations([path, data_path] if external else [path], protected)
+    beside = beside or {}
+    _vet_destinations([*([path, data_path] if external else [path]), *beside], protected)
     unloaded = next((where for tensor, where in tensors(model) if is_external(tensor)), None)
     if unloaded:
         raise OutputError(f"{path}: {unloaded} is not in memory; read the model with its weights before saving it")
@@ -93,6 +96,8 @@ def save(
             data_size = transaction.write(data_path, _data_chunks(moved), digest)
         elif _is_data_of(data_path, path) and not any(_same_file(data_path, file) for file in protected):
             transaction.remove(data_path)
+        for file, held in beside.items():
+            transaction.write(file, [held])
         transaction.write(path, [content])
         transaction.commit()
     return SavedModel(path, data_path if moved else None, len(content) + data_size, digest.hexdigest())

@@ -29,6 +29,7 @@ from graphopt.passes.fuse_padding import FusePadding
 from graphopt.passes.inline import Inline
 from graphopt.passes.lower_opset import LowerOpset
 from graphopt.passes.merge_convolutions import MergeConvolutions
+from graphopt.passes.merge_groups import MergeGroups
 from graphopt.passes.prune_blocks import PruneBlocks
 from graphopt.passes.prune_filters import PruneFilters
 from graphopt.passes.prune_weights import PruneWeights
@@ -54,6 +55,7 @@ PASSES: dict[str, type[Pass]] = {
     "inline": Inline,
     "lower_opset": LowerOpset,
     "merge_convolutions": MergeConvolutions,
+    "merge_groups": MergeGroups,
     "prune_blocks": PruneBlocks,
     "prune_filters": PruneFilters,
     "prune_weights": PruneWeights,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from graphopt.report.schema import NOTHING_TO_DO, AccuracyFacts, LatencyFacts, ModelFacts, Report, Stage
+from graphopt.report.schema import NOTHING_TO_DO, AccuracyFacts, Deployment, LatencyFacts, ModelFacts, Report, Stage
 
 # Places left alone that are shown for one pass; the JSON report has all of them.
 SHOWN_PER_PASS = 5
@@ -97,6 +97,24 @@ def left_alone(report: Report) -> list[LeftAlone]:
             places = tuple((str(skip["where"]), str(skip["reason"])) for skip in skipped[:SHOWN_PER_PASS])
             found.append(LeftAlone(stage.name, places, max(0, len(skipped) - SHOWN_PER_PASS)))
     return found
+
+
+def broken_rules(report: Report) -> tuple[list[str], int]:
+    """Return a line for each of the gravest places that break rules of the target, and how many more there are."""
+    order = {"error": 0, "warning": 1, "note": 2}
+    found = sorted(report.findings, key=lambda each: order.get(each.level, 3))
+    lines = [f"{each.level} {each.code}{f' {each.where}' if each.where else ''}: {each.message}" for each in found]
+    return lines[:SHOWN_PER_PASS], max(0, len(lines) - SHOWN_PER_PASS)
+
+
+def to_deploy(deployment: Deployment) -> list[str]:
+    """Return what to do with the result, a line each."""
+    lines = []
+    if deployment.files:
+        lines.append(f"belongs to it, beside it: {', '.join(deployment.files)}")
+    if deployment.command:
+        lines.append(f"on the target: {deployment.command}")
+    return lines
 
 
 def readable_bytes(count: float) -> str:

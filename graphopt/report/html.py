@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from graphopt.report.figures import comparison, environment_rows, headline, left_alone, stage_rows
+from graphopt.report.figures import (
+    broken_rules,
+    comparison,
+    environment_rows,
+    headline,
+    left_alone,
+    stage_rows,
+    to_deploy,
+)
 from graphopt.report.schema import Report
 
 TEMPLATE = """<!doctype html>
@@ -52,6 +60,19 @@ footer { margin-top: 2rem; color: #888; font-size: .85rem; }
 {% endfor %}{% if group.more %}<li>and {{ group.more }} more (all of them are in the JSON report)</li>{% endif %}
 </ul>
 {% endfor -%}
+{% if broken[0] -%}
+<h2>Rules of the target</h2>
+<ul>
+{% for line in broken[0] %}<li>{{ line }}</li>
+{% endfor %}{% if broken[1] %}<li>and {{ broken[1] }} more (all of them are in the JSON report)</li>{% endif %}
+</ul>
+{% endif -%}
+{% if deployment -%}
+<h2>Deployment</h2>
+<ul>
+{% for line in deployment %}<li>{{ line }}</li>
+{% endfor %}</ul>
+{% endif -%}
 {% if report.warnings -%}
 <h2>Warnings</h2>
 <ul>
@@ -82,6 +103,8 @@ def as_html(report: Report) -> str:
             environment=environment_rows(report),
             stages=list(zip(report.stages, stage_rows(report), strict=True)),
             left_alone=left_alone(report),
+            broken=broken_rules(report),
+            deployment=to_deploy(report.deployment) if report.deployment else [],
         )
         + "\n"
     )

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from graphopt.report.figures import busy_rows, comparison, environment_rows, headline, idle_stages, left_alone
+from graphopt.report.figures import (
+    broken_rules,
+    busy_rows,
+    comparison,
+    environment_rows,
+    headline,
+    idle_stages,
+    left_alone,
+    to_deploy,
+)
 from graphopt.report.schema import Report
 
 
@@ -33,6 +42,21 @@ def _lines(report: Report) -> Iterator[str]:
             yield f"- {_safe(where)}: {_safe(reason)}"
         if group.more:
             yield f"- and {group.more:,} more (all of them are in the JSON report)"
+    shown, more = broken_rules(report)
+    if shown:
+        yield ""
+        yield "## Rules of the target"
+        yield ""
+        for line in shown:
+            yield f"- {_safe(line)}"
+        if more:
+            yield f"- and {more:,} more (all of them are in the JSON report)"
+    if report.deployment:
+        yield ""
+        yield "## Deployment"
+        yield ""
+        for line in to_deploy(report.deployment):
+            yield f"- {_safe(line)}"
     if report.warnings:
         yield ""
         yield "## Warnings"

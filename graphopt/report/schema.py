@@ -100,6 +100,36 @@ class LatencyFacts:
 
 
 @dataclass(frozen=True)
+class RuleFinding:
+    """A place where the result breaks a rule of the target (docs/rules.md), or something to know of it there.
+
+    Attributes:
+        code: of the rule, e.g. ``GO301``.
+        where: node or tensor; empty for the whole model.
+        message: what is wrong and what to do.
+        level: ``error``, ``warning`` or ``note``.
+    """
+
+    code: str
+    where: str
+    message: str
+    level: str
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """How the result is put to use on the target.
+
+    Attributes:
+        command: what builds an engine of it; None where the runtime reads ONNX itself.
+        files: what must lie beside the model, by name.
+    """
+
+    command: str | None = None
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Report:
     """What ``optimize`` did and what came of it. ``str(report)`` is the table a person reads.
 
@@ -114,6 +144,8 @@ class Report:
         accuracy: None where no evaluation data was given.
         latency: None where nothing was measured.
         warnings: what the user should know, one sentence each.
+        findings: where the result breaks rules of the target.
+        deployment: how to put it to use; None where nothing is to be said.
     """
 
     graphopt_version: str
@@ -126,6 +158,8 @@ class Report:
     accuracy: AccuracyFacts | None = None
     latency: LatencyFacts | None = None
     warnings: tuple[str, ...] = ()
+    findings: tuple[RuleFinding, ...] = ()
+    deployment: Deployment | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON values; NaN and infinities become null."""

@@ -5,7 +5,15 @@ from __future__ import annotations
 from io import StringIO
 from typing import TYPE_CHECKING
 
-from graphopt.report.figures import busy_rows, comparison, headline, idle_stages, left_alone
+from graphopt.report.figures import (
+    broken_rules,
+    busy_rows,
+    comparison,
+    headline,
+    idle_stages,
+    left_alone,
+    to_deploy,
+)
 from graphopt.report.schema import Report
 
 if TYPE_CHECKING:
@@ -39,6 +47,18 @@ def as_text(report: Report, width: int = WIDTH) -> str:
             console.print(f"  {where}: {reason}", markup=False)
         if group.more:
             console.print(f"  and {group.more:,} more (all of them are in the JSON report)", markup=False)
+    shown, more = broken_rules(report)
+    if shown:
+        console.print()
+        console.print("rules of the target:", markup=False)
+        for line in shown:
+            console.print(f"  {line}", markup=False)
+        if more:
+            console.print(f"  and {more:,} more (all of them are in the JSON report)", markup=False)
+    if report.deployment:
+        console.print()
+        for line in to_deploy(report.deployment):
+            console.print(line, markup=False, soft_wrap=True)
     if report.warnings:
         console.print()
     for warning in report.warnings:

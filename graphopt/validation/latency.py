@@ -128,6 +128,7 @@ def measure(
     threads: int = 1,
     providers: Sequence[str] = (CPU,),
     seconds: float = 5.0,
+    precision: float = 0.01,
     seed: int = 0,
 ) -> Latency:
     """Time two models against each other.
@@ -140,6 +141,7 @@ def measure(
         threads: intra-op threads.
         providers: execution providers.
         seconds: most wall time for the rounds; at least seven rounds are made.
+        precision: half the width of the ratio's interval, relative, at which no more rounds are made.
         seed: order of the models and resampling.
 
     Raises:
@@ -147,7 +149,9 @@ def measure(
         UsageError: a provider is not available.
     """
     models = {"baseline": baseline, "optimized": optimized}
-    rounds = measure_rounds(models, feed, threads=threads, providers=providers, seconds=seconds, seed=seed)
+    rounds = measure_rounds(
+        models, feed, threads=threads, providers=providers, seconds=seconds, precision=precision, seed=seed
+    )
     speedup, low, high = rounds.speedup("baseline", "optimized")
     first, second = rounds.timing("baseline"), rounds.timing("optimized")
     return Latency(

@@ -104,6 +104,21 @@ class TestAssemble:
         assert sorted(indices(parts.calibration) + indices(parts.selection)) == list(range(10))
         assert len(indices(parts.calibration)) == 5
 
+    @pytest.mark.parametrize("make", [numbers, stream])
+    def test_what_calibration_leaves_goes_to_selection(self, make):
+        caps = Caps(calibration=10, selection=100)
+        parts = assemble(calibration_data=90, opener=make, caps=caps)
+        assert len(indices(parts.calibration)) == 10
+        assert sorted(indices(parts.calibration) + indices(parts.selection)) == list(range(90))
+        assert parts.selection.length in (80, None)
+
+    def test_of_many_samples_selection_is_spread_over_the_data(self):
+        parts = assemble(calibration_data=4000, opener=numbers, caps=Caps(calibration=10, selection=40))
+        chosen = indices(parts.selection)
+        assert 30 <= len(chosen) <= 40
+        assert not set(chosen) & set(indices(parts.calibration))
+        assert {index // 400 for index in chosen} == set(range(10))
+
     def test_eval_data_alone(self):
         parts = self.parts(eval_data="10")
         assert (parts.calibration, parts.selection) == (None, None)

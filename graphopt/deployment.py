@@ -1,0 +1,76 @@
+"""How the result is put to use on the target: the command that builds an engine of it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import onnx
+
+from graphopt.runtime import TensorSpec, input_specs
+from graphopt.targets import Hardware
+
+# trtexec knows --stronglyTyped from here on, and needs no such option from there on, where nothing else is left
+# (TensorRT 10 documentation, 'Strongly-typed networks'; Migrating TensorRT from 10.x to 11.x).
+_STRONGLY_TYPED_OPTION, _ALWAYS_STRONGLY_TYPED = (10,), (11,)
+# Batches that an engine of a model with an open batch takes at most, unless the samples have more in one.
+LARGEST_BATCH = 8
+# Ending of the calibration cache beside the model.
+CALIBRATION = ".calibration"
+
+
+def engine_command(
+    model: onnx.ModelProto,
+    path: str | Path,
+    hardware: Hardware,
+    shapes: Mapping[str, Sequence[int]],
+    endings: Sequence[str] = (),
+) -> str | None:
+    """The ``trtexec`` line for a model; None where the target's runtime builds no engines.
+
+    Args:
+        model: the result.
+        path: where it is, or will be.
+        hardware: facts about the target.
+        shapes: shapes of the inputs that it was optimized with: the engine is tuned for them.
+        endings: of the files beside it.
+    """
+    if hardware.runtime != "tensorrt":
+        return None
+    path = Path(path)
+    words = ["trtexec", f"--onnx={path.name}", f"--saveEngine={path.with_suffix('.engine').name}"]
+    quantized = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
+    calibrated = CALIBRATION in endings
+    if hardware.strongly_typed:
+        version = tuple(int(part) for part in hardware.runtime_version.split(".") if part.isdigit())
+        if _STRONGLY_TYPED_OPTION <= version < _ALWAYS_STRONGLY_TYPED:
+            words.append("--stronglyTyped")
+    else:
+        if "float16" in hardware.precisions:
+            words.append("--fp16")
+        if quantized or calibrated:
+            words.append("--int8")
+    if calibrated:
+        words.append(f"--calib={path.with_suffix(CALIBRATION).name}")
+    if hardware.accelerator:
+        words += ["--useDLACore=0", "--allowGPUFallback"]
+    return shlex.join([*words, *_profile(input_specs(model), shapes)])
+
+
+def _profile(specs: Sequence[TensorSpec], shapes: Mapping[str, Sequence[int]]) -> list[str]:
+    """The optimization profile of inputs that have open dimensions: the first is the batch, the others are as given."""
+    open_inputs = [spec for spec in specs if spec.shape and not all(isinstance(size, int) for size in spec.shape)]
+    if not open_inputs or any(spec.name not in shapes for spec in open_inputs):
+        return []
+
+    def option(name: str, batch: int | None) -> str:
+        written = []
+        for spec in open_inputs:
+            sizes = list(shapes[spec.name])
+            if batch is not None and spec.shape and not isinstance(spec.shape[0], int):
+                sizes[0] = max(batch, sizes[0]) if batch > 1 else 1
+            written.append(f"{spec.name}:{'x'.join(map(str, sizes))}")
+        return f"--{name}={','.join(written)}"
+
+    return [option("minShapes", 1), option("optShapes", None), option("maxShapes", LARGEST_BATCH)]
