@@ -40,8 +40,8 @@ def _table(rows: dict[str, Any]) -> list[str]:
 
 def _engines(engines: dict[str, Any]) -> list[str]:
     lines = [
-        "*Judged*: the eager runtime's constants with the judgements of `benchmarks/latency_fit.py`. *Left out*: bent by"
-        " the other devices (`benchmarks/data/latency/tensorrt.csv` names the sources).",
+        "*Judged*: the eager runtime's constants with the judgements of `benchmarks/latency_fit.py`. *Left out*: bent"
+        " by the other devices (`benchmarks/data/latency/tensorrt.csv` names the sources).",
         "",
         "| | measured ms | judged | left out |",
         "|---|---|---|---|",

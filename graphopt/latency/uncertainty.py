@@ -17,8 +17,8 @@ from graphopt.targets.schema import Hardware, RuntimeModel
 FITTED = 0.13
 # Measured: the constants of one device with the data sheet of the other, and the launch cost of its processor.
 OTHER_DEVICE = 0.45
-# Measured: TensorRT on devices that the constants were not fitted on, in all precisions (0.35); a little more, since none
-# of them is younger than Ampere.
+# Measured: TensorRT on devices that the constants were not fitted on, in all precisions (0.35); a little more, since
+# none of them is younger than Ampere.
 ENGINE = 0.40
 # Judged: a precision that a runtime was not measured in.
 OTHER_PRECISION = 0.25
@@ -53,6 +53,6 @@ def source_of(hardware: Hardware, runtime: RuntimeModel) -> str:
     doubts = f"; not verified: {unverified}" if unverified else ""
     learnt = "TensorRT on six other devices" if runtime.fused else "Titan Xp and Jetson TX1 in eager PyTorch"
     return (
-        f"estimated from data sheets with constants that published measurements of {learnt} taught, not validated on this"
-        f" device and runtime{doubts}"
+        f"estimated from data sheets with constants that published measurements of {learnt} taught, not validated on"
+        f" this device and runtime{doubts}"
     )
