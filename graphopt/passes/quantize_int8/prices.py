@@ -80,6 +80,9 @@ class Predicted:
 
     A convolution or matrix product answers in the precision that is asked for, and what runs between kernels quantizes
     its answer on the way. Only what a kernel in float, or nobody, has written must be quantized in a kernel of its own.
+
+    Only time on the device counts. Launches run ahead of it or are replayed from a CUDA graph; a net so small that its
+    launches take longer than its kernels gains nothing from any choice of precisions, and loses nothing.
     """
 
     slower = "int8 is predicted to be slower on the target"
@@ -94,7 +97,6 @@ class Predicted:
         self._hardware = hardware
         self._float = float_precision(hardware)
         self._int8 = "int8" in hardware.device.peak_tops
-        self._launch = hardware.device.launch_us
         able = [unit for unit in units.all if unit.role is not Role.FLOAT]
         self.units: Mapping[int, UnitTime] = {unit.index: self._unit(unit) for unit in able}
 
@@ -106,7 +108,7 @@ class Predicted:
             return BoundaryTime(0.0, 0.0)
         elements = float(np.prod(self._shapes.get(name, ())))
         moved = movement(elements * BYTES[self._float], elements, precision="int8")  # bytes, at one each
-        return BoundaryTime(self._launch + float(kernel_us(moved, self._hardware)), 0.0)
+        return BoundaryTime(float(kernel_us(moved, self._hardware)), 0.0)
 
     def _unit(self, unit: Unit) -> UnitTime:
         if not self._int8:

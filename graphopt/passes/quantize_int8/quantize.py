@@ -274,10 +274,10 @@ def _report(work: Quantization, chosen: frozenset[int], refused: dict[int, str])
             elif time.int8 is None:
                 reason = work.prices.impossible
             elif time.int8 >= time.float32:
-                reason = f"{work.prices.slower}: {time.int8:.0f} against {time.float32:.0f} µs"
+                reason = f"{work.prices.slower}: {_us(time.int8)} against {_us(time.float32)} µs"
             else:
-                saved = time.float32 - time.int8
-                reason = f"int8 would save {saved:.0f} µs, less than the conversions around it cost"
+                saved = _us(time.float32 - time.int8)
+                reason = f"int8 would save {saved} µs, less than the conversions around it cost"
             skipped.append(Skip(unit.name, reason))
         elif unit.reason and unit.node.op_type in LAYERS:
             skipped.append(Skip(unit.name, unit.reason))
@@ -291,6 +291,11 @@ def _report(work: Quantization, chosen: frozenset[int], refused: dict[int, str])
         "calibration_samples": work.statistics.samples,
     }
     return PassReport(len(chosen), tuple(skipped), details)
+
+
+def _us(microseconds: float) -> str:
+    """Tell microseconds in as many digits as mean anything."""
+    return f"{microseconds:.0f}" if microseconds >= 1 else f"{microseconds:.1g}"
 
 
 def _inside_bodies(model: onnx.ModelProto) -> list[Skip]:
