@@ -16,8 +16,8 @@ A runtime that chooses types by itself (``Hardware.strongly_typed`` false) gets 
 tells it to use float16 (``trtexec --fp16``), and the pass finds out whether it may.
 
 Accuracy is judged on a simulation: ONNX Runtime's CPU provider would leave out the rounding (``float16.simulation``).
-Where the first candidate does not hold, gentler ones follow: the nodes that add half, then 80 and 95 % of the noise go
-back to float32.
+Where the first candidate does not hold, gentler ones follow, each with those nodes left in float32 that add the most
+noise in the one before.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -35,13 +36,13 @@ from graphopt.calibration.collect import Statistics, collect
 from graphopt.errors import UnsupportedModelError, UsageError
 from graphopt.graph import Index, import_graph, is_constant, types_of
 from graphopt.passes.base import Candidate, Context, Declined, PassReport, Skip
-from graphopt.passes.float16.gentler import STEPS, noisiest, worst
+from graphopt.passes.float16.gentler import CLEARLY_LESS, STEPS, noisiest, worst
 from graphopt.passes.float16.plan import CASTS_COST_MORE, choose, heavy, prices
 from graphopt.passes.float16.ranges import Ranges, constant_reason
 from graphopt.passes.float16.simulation import simulate
 from graphopt.passes.float16.sites import Site, find_sites
 from graphopt.passes.float16.write import Written, write_half
-from graphopt.passes.quality import decibel, make_probe, noise
+from graphopt.passes.quality import Probe, decibel, make_probe, noise
 
 GRAPHS = ("auto", "always", "never")
 # Samples that the figure in the report rests on.
@@ -97,17 +98,17 @@ class ConvertFloat16:
         if not heavy(work.sites, half):
             raise Declined("no convolution or matrix product can or should run in float16", work.report(half))
         yield work.candidate(half)
-        added = work.noisiest(half)
-        before = half
+        least = work.noise(half)
         for share in STEPS:
-            left = worst(added, share)
-            work.leave(left, f"it adds much of the noise ({share:.0%} with others)")
+            before = half
+            work.leave(worst(work.noisiest(half), share), "it adds much of the noise")
             half = work.half()
-            if not heavy(work.sites, half):
+            if half == before or not heavy(work.sites, half):
                 return
-            if half != before:
+            found = work.noise(half)
+            if found is None or least is None or found < CLEARLY_LESS * least:
+                least = found
                 yield work.candidate(half)
-                before = half
 
 
 class _Conversion:
@@ -121,6 +122,7 @@ class _Conversion:
         self._in_graph = options.write == "always" or (options.write == "auto" and context.hardware.strongly_typed)
         self.sites = find_sites(self._graph)
         self.reasons: dict[int, str] = {}
+        self._noises: dict[frozenset[int], float | None] = {}
         self._ranges = Ranges(self._statistics(), types_of(self._graph), options.headroom)
         excluded = set(options.exclude.split())
         unknown = sorted(excluded - {site.name for site in self.sites})
@@ -157,7 +159,7 @@ class _Conversion:
             model, details = written.model, {"casts": written.casts}
         simulation = simulate(self._model, half)
         report = self.report(half, details)
-        found = self._noise(simulation)
+        found = self.noise(half)
         label = f"{report.changes} nodes in float16, {len(self.sites) - report.changes} in float32"
         if found is not None:
             report.details["sqnr_db"] = decibel(found)  # type: ignore[index]
@@ -178,6 +180,18 @@ class _Conversion:
             **(more or {}),
         }
         return PassReport(len(half), skipped, details)
+
+    def noise(self, half: frozenset[int]) -> float | None:
+        """Noise-to-signal power at the outputs, on samples not used for ranges; None where there are none."""
+        if half not in self._noises:
+            simulation, threads = simulate(self._model, half), self._context.jobs
+            self._noises[half] = None if self._probe is None else noise(simulation, self._probe, threads)
+        return self._noises[half]
+
+    @cached_property
+    def _probe(self) -> Probe | None:
+        source = self._context.selection if self._context.selection is not None else self._context.calibration
+        return None if source is None else make_probe(self._model, source, _PROBE_SAMPLES, self._context.jobs)
 
     def noisiest(self, half: frozenset[int]) -> list[tuple[int, float]]:
         """Sites by the noise that they add, the most first."""
@@ -219,13 +233,6 @@ class _Conversion:
                 continue
             return half, written
         raise UnsupportedModelError(f"ONNX Runtime refuses more than {_MOST_REFUSALS} nodes in float16")
-
-    def _noise(self, simulation: onnx.ModelProto) -> float | None:
-        source = self._context.selection if self._context.selection is not None else self._context.calibration
-        if source is None:
-            return None
-        threads = self._context.jobs
-        return noise(simulation, make_probe(self._model, source, _PROBE_SAMPLES, threads), threads)
 
 
 def _named(sites: list[Site], half: frozenset[int], message: str) -> Site | None:

@@ -176,14 +176,14 @@ class _Writer:
 
 
 def round_scales(index: Index, sites: Sequence[Site]) -> None:
-    """Let a constant be quantized with the scale that float16 dequantizes it with."""
+    """Let QuantizeLinear in float32 round by the very scale that DequantizeLinear behind it has in float16."""
     for site in sites:
         source = site.node.inputs[0] if site.node.inputs else None
         quantizer = None if source is None else sole_producer(source)
         if site.node.op != "DequantizeLinear" or quantizer is None or quantizer.op != "QuantizeLinear":
             continue
         scale = values_of(quantizer.inputs[1])
-        if scale is None or scale.dtype != np.float32 or not is_constant(quantizer.inputs[0]):
+        if scale is None or scale.dtype != np.float32:
             continue
         rounded = to_half(scale).astype(np.float32)
         if not np.array_equal(rounded, scale):
