@@ -180,9 +180,12 @@ class DataJudge:
         found = self._speed(self.original, model, attempt=0)
         return 1.0 if found is None else found.speedup
 
-    def stand_in(self, model: onnx.ModelProto, simulation: onnx.ModelProto) -> None:
-        """Judge the accuracy of ``model`` by what answers as it will on the target, which rounds by itself."""
-        self._simulations[self._digest(model)] = simulation
+    def stand_in(self, model: onnx.ModelProto, simulation: onnx.ModelProto, current: onnx.ModelProto) -> None:
+        """Judge ``model`` by what answers as it will on the target, which rounds by itself.
+
+        What answers for ``current``, the model before, goes on to do so: it is rounded more.
+        """
+        self._simulations[self._digest(model)] = self._simulations.get(self._digest(current), simulation)
 
     def _drop(self, model: onnx.ModelProto) -> float:
         reference = self._selection
@@ -288,7 +291,12 @@ class DataJudge:
         return self.speed.compare(self._weighed(baseline), self._weighed(model), attempt)
 
     def _weighed(self, model: onnx.ModelProto) -> Weighed:
-        return Weighed(model, self._digest(model))
+        digest = self._digest(model)
+        rules = self.hardware.int8 if self.hardware is not None else None
+        if rules is not None and rules.implicit:
+            # The graph is left in float and says nothing of what the runtime makes of it.
+            model = self._simulations.get(digest, model)
+        return Weighed(model, digest)
 
 
 def _facts(accuracy: Accuracy | None) -> AccuracyFacts | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeGuard
 from warnings import warn
 
@@ -21,10 +21,16 @@ from graphopt.errors import PassError, PassWarning
 from graphopt.exact import PROPAGATED, Outcome, run_exact, told
 from graphopt.graph import verify
 from graphopt.graph.cost import Costs, ModelCost, cost
+from graphopt.model.content import content_hash
+from graphopt.model.provenance import PREFIX
+from graphopt.model.skeleton import copy_model
 from graphopt.passes.base import ApproximatePass, Candidate, Context, Declined, ExactPass, Pass, PassReport
 from graphopt.report.schema import NOTHING_TO_DO, Stage, Status
 
 log = logging.getLogger(__name__)
+
+# Key in ``metadata_props`` while a model is on its way.
+SIMULATED = f"{PREFIX}simulated"
 
 
 def is_exact(one: Pass) -> TypeGuard[ExactPass]:
@@ -67,23 +73,38 @@ class Judge(Protocol):
         ``faster``: whether it must be faster to hold, or only not slower beyond what the clock can tell.
         """
 
-    def stand_in(self, model: onnx.ModelProto, simulation: onnx.ModelProto) -> None:
-        """Judge the accuracy of ``model`` by what answers as it will on the target, which rounds by itself."""
+    def stand_in(self, model: onnx.ModelProto, simulation: onnx.ModelProto, current: onnx.ModelProto) -> None:
+        """Judge ``model`` by what answers as it will on the target, which rounds by itself.
+
+        What answers for ``current``, the model before, goes on to do so: it is rounded more.
+        """
 
     def verdict(self, model: onnx.ModelProto) -> str | None:
         """Look at the evaluation samples and say why the model does not hold the gates; None: it does."""
 
 
-def tried(candidate: Candidate, current: onnx.ModelProto, judge: Judge) -> Trial:
-    """Judge a candidate of a pass.
+def tried(candidate: Candidate, current: onnx.ModelProto, judge: Judge) -> tuple[Candidate, Trial]:
+    """Judge a candidate of a pass; one that something else answers for gets a note of it, which tells it from others.
 
     Raises:
         Exception: it is not a valid model.
     """
     verify(candidate.model)
-    if candidate.simulation is not None:
-        judge.stand_in(candidate.model, candidate.simulation)
-    return judge.trial(candidate.model, current, faster=candidate.faster)
+    simulation = candidate.simulation
+    if simulation is not None:
+        candidate = replace(candidate, model=_noted(candidate.model, simulation))
+        judge.stand_in(candidate.model, simulation, current)
+    return candidate, judge.trial(candidate.model, current, faster=candidate.faster)
+
+
+def _noted(model: onnx.ModelProto, simulation: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with a hash of what answers for it; provenance takes its place in the end."""
+    noted = copy_model(model, lambda tensor: tensor)
+    kept = [entry for entry in noted.metadata_props if entry.key != SIMULATED]
+    del noted.metadata_props[:]
+    noted.metadata_props.extend(kept)
+    noted.metadata_props.add(key=SIMULATED, value=content_hash(simulation)[0].hexdigest())
+    return noted
 
 
 @dataclass(frozen=True)
@@ -171,7 +192,7 @@ class StageRunner:
                 if candidate is None:
                     break
                 last = candidate.report
-                trial = tried(candidate, current, self.judge)
+                candidate, trial = tried(candidate, current, self.judge)
             except Declined as declined:
                 if refusals:
                     refusals.append(str(declined))

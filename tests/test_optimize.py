@@ -19,7 +19,7 @@ import onnx_graphsurgeon as gs
 import pytest
 
 import graphopt
-from graphopt import judge
+from graphopt import speed
 from graphopt.errors import DataError, GateError, OutputError, PassError, UnsupportedModelError, UsageError
 from graphopt.graph import Index, replace_uses
 from graphopt.graph.cost import cost
@@ -136,7 +136,7 @@ def by_multiply_adds(baseline: onnx.ModelProto, optimized: onnx.ModelProto, feed
 @pytest.fixture(autouse=True)
 def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("GRAPHOPT_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(judge, "measure", by_multiply_adds)
+    monkeypatch.setattr(speed, "measure", by_multiply_adds)
 
 
 def statuses(result: graphopt.Result) -> list[str]:
@@ -292,7 +292,7 @@ def test_the_same_call_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_a_decision_once_measured_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
     first = graphopt.optimize(net(), data=samples(), passes=[Shortcut()])
     assert first.report.environment["latency"] == "measured in this run"
-    monkeypatch.setattr(judge, "measure", None)
+    monkeypatch.setattr(speed, "measure", None)
     second = graphopt.optimize(net(), data=samples(), passes=[Shortcut()])
     assert second.report.latency == first.report.latency
     assert "recalled" in second.report.environment["latency"]
@@ -300,8 +300,8 @@ def test_a_decision_once_measured_is_not_measured_again(monkeypatch: pytest.Monk
 
 def test_an_unchanged_model_is_not_compared_with_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     timings = [Timing(median, median, median, 10, 1, "cpu") for median in (4.0, 3.0)]
-    monkeypatch.setattr(judge, "measure", None)
-    monkeypatch.setattr(judge, "bench", lambda model, feed, **settings: timings.pop(0))
+    monkeypatch.setattr(speed, "measure", None)
+    monkeypatch.setattr(speed, "bench", lambda model, feed, **settings: timings.pop(0))
     for _ in range(2):  # the second run recalls it
         report = graphopt.optimize(net(), passes=[]).report
         assert report.latency is not None
@@ -321,7 +321,7 @@ def test_a_latency_gate_must_fail_twice(monkeypatch: pytest.MonkeyPatch) -> None
         low, high = found.ci95
         return Latency(**{**vars(found), "speedup": shift * found.speedup, "ci95": (shift * low, shift * high)})
 
-    monkeypatch.setattr(judge, "measure", disturbed)
+    monkeypatch.setattr(speed, "measure", disturbed)
     result = graphopt.optimize(net(), passes=[DropIdentity()])
     assert (result.report.result, statuses(result), len(seen)) == ("ok", ["applied"], 2)
 
@@ -433,7 +433,7 @@ def test_run_names_the_pass_that_fails() -> None:
 
 
 def test_the_real_clock_sees_the_detour(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge, "measure", partial(measure, seconds=0.5))
+    monkeypatch.setattr(speed, "measure", partial(measure, seconds=0.5))
     result = graphopt.optimize(net(), data=samples(), passes=[Shortcut("slow right")])
     assert statuses(result) == ["backed_off"]
     assert result.report.latency is not None

@@ -90,9 +90,9 @@ def _follow(one: ApproximatePass, model: onnx.ModelProto, context: Context, judg
     candidates = one.candidates(model, context)
     try:
         for candidate in islice(candidates, MOST_CANDIDATES):
-            trial = tried(candidate, model, judge)
+            judged, trial = tried(candidate, model, judge)
             if trial.problem is None:
-                return Followed(candidate, trial, "; ".join(refusals), time.perf_counter() - started)
+                return Followed(judged, trial, "; ".join(refusals), time.perf_counter() - started)
             refusals.append(f"{candidate.label}: {trial.problem}" if candidate.label else trial.problem)
     except Declined as declined:
         refusals.append(str(declined))

@@ -234,6 +234,20 @@ class Priced(Protocol):
 Pass: TypeAlias = ExactPass | ApproximatePass
 
 
+def kernel_multiple(context: Context, default: int = 1) -> int:
+    """Multiple of channels that the target's kernels want in the precision that most layers will run in.
+
+    On this machine that of float32, whose kernels are the pickier ones there; on a device int8's where that follows,
+    else float16's where the device computes in it.
+    """
+    multiples = context.hardware.channel_multiple
+    wanted = ["float32"]
+    if context.hardware.device is not None:
+        int8 = ["int8"] if context.goals.int8_follows and context.hardware.int8 is not None else []
+        wanted = [*int8, "float16", "float32"]
+    return next((multiples[each] for each in wanted if each in multiples), default)
+
+
 def quantizes(one: Pass) -> bool:
     """Whether a pass puts layers in integers; it says so in a class attribute ``quantizes``."""
     return bool(getattr(one, "quantizes", False))
@@ -256,5 +270,6 @@ __all__ = [
     "Preparing",
     "Priced",
     "Skip",
+    "kernel_multiple",
     "quantizes",
 ]

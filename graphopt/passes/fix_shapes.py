@@ -2,7 +2,8 @@
 
 ``x: float[N,3,H,W]`` with ``inputs="x:1,3,224,224"`` becomes ``x: float[1,3,224,224]``, and every computation that
 depends on these sizes alone (target shapes, paddings, anchors) folds away afterwards. This is the one pass that changes
-the interface, and so it does nothing unless told.
+the interface, and so it does nothing unless told, or unless the target takes no open sizes
+(``Hardware.dynamic_shapes``): then inputs get the sizes that the model is judged with.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ class FixShapes:
         Raises:
             UsageError: the text cannot be read, or does not fit the inputs of the model.
         """
-        wanted = parse(self.inputs)
         by_name = {tensor.name: tensor for tensor in graph.inputs}
+        wanted = {**_demanded(by_name, context), **parse(self.inputs)}
         fixed = []
         for name, shape in wanted.items():
             if name not in by_name:
@@ -55,6 +56,17 @@ class FixShapes:
         if fixed:
             infer_again(graph)
         return PassReport(len(fixed), details={"fixed": fixed} if fixed else {})
+
+
+def _demanded(inputs: Mapping[str, gs.Tensor], context: Context) -> dict[str, tuple[int, ...]]:
+    """Sizes of the open inputs where the target takes none that are open."""
+    if context.hardware.dynamic_shapes != "fixed" or context.shapes is None:
+        return {}
+    return {
+        name: tuple(shape)
+        for name, shape in context.shapes.items()
+        if name in inputs and _fits(shape_of(inputs[name]), tuple(shape))
+    }
 
 
 def parse(text: str) -> dict[str, tuple[int, ...]]:

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 import onnx
 
 from graphopt.errors import UsageError
-from graphopt.passes.base import Candidate, Context, Declined, Dial, Goals, PassReport, Skip
+from graphopt.passes.base import Candidate, Context, Declined, Dial, Goals, PassReport, Skip, kernel_multiple
 from graphopt.passes.pruning.dial import PruneDial
 from graphopt.passes.pruning.importance import Criterion
 from graphopt.passes.pruning.plan import Price, Scope
@@ -194,7 +194,7 @@ class PruneFilters:
         if not there and recovery == "refit":
             what = "recovery" if recovery == "refit" else "importance"
             raise UsageError(f"prune_filters.{what} needs calibration samples; give --data or --calibration-data")
-        multiple = self.align or context.hardware.channel_multiple.get("float32", 1)
+        multiple = self.align or kernel_multiple(context)
         exclude = frozenset(self.exclude.split())
         return Settings(criterion, recovery, self.scope, price, self.samples, self.steps, multiple, exclude)
 

@@ -1,7 +1,7 @@
 """Multiply-adds and predicted time of a network as functions of how many channels each group keeps.
 
-The time is computed, not measured, so that plans are reproducible: ``kernels`` has the formulas. Where int8 follows,
-each node takes the better of its times in float32 and in int8.
+The time is computed, not measured, so that plans are reproducible: ``kernels`` has the formulas of this CPU, ``device``
+those of a GPU. Where int8 follows, each node takes the better of its times in float and in int8.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import onnx
 from graphopt.channels import Dependencies
 from graphopt.graph.cost.kinds import attribute
 from graphopt.graph.cost.shapes import scopes
-from graphopt.passes.pruning import kernels
+from graphopt.passes.pruning import device, kernels
 from graphopt.passes.pruning.sizes import Counts, Extent, Sizes, tensor_sizes
+from graphopt.targets.schema import Hardware
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Removed: TypeAlias = Sequence[Counts]
@@ -94,10 +95,13 @@ class Target:
     Attributes:
         multiple: channels that those in float32 compute at a time (``Hardware.channel_multiple``).
         int8: whether nodes may run in int8.
+        hardware: the target, where it is a device that is not at hand: times are then predicted for it
+            (docs/latency.md); None: ONNX Runtime's kernels on this CPU (``kernels``).
     """
 
     multiple: int = 16
     int8: bool = False
+    hardware: Hardware | None = None
 
 
 def costs(
@@ -136,15 +140,17 @@ def _layer(node: onnx.NodeProto, sizes: Mapping[str, Sizes], target: Target, con
     if node.op_type in _FREE or not computed:
         return None
     moved = [sizes[each] for each in (*dict.fromkeys(computed), *node.output) if each in sizes]
-    return Layer(name, groups, _nothing, _movement(moved, target, node.op_type in kernels.INT8_MOVEMENT))
+    return Layer(name, groups, _nothing, _movement(moved, target, node.op_type))
 
 
 def _nothing(removed: Removed) -> Floats:
     return np.zeros(())
 
 
-def _movement(moved: Sequence[Sizes], target: Target, movable: bool) -> Callable[[Removed], Floats]:
+def _movement(moved: Sequence[Sizes], target: Target, operator: str) -> Callable[[Removed], Floats]:
     multiple = target.multiple
+    if target.hardware is not None:
+        return device.movement_time(moved, operator, target.hardware)
 
     def time(removed: Removed) -> Floats:
         total, total_int8 = np.zeros(()), np.zeros(())
@@ -153,7 +159,8 @@ def _movement(moved: Sequence[Sizes], target: Target, movable: bool) -> Callable
             ragged = np.asarray(len(each.axes) == 4 and multiple > 1 and each.axes[1].length(removed) % multiple != 0)
             total = total + kernels.float_movement(elements, ragged)
             total_int8 = total_int8 + kernels.int8_movement(elements)
-        return kernels.NODE + (np.minimum(total, total_int8) if target.int8 and movable else total)
+        movable = target.int8 and operator in kernels.INT8_MOVEMENT
+        return kernels.NODE + (np.minimum(total, total_int8) if movable else total)
 
     return time
 
@@ -180,6 +187,9 @@ def _convolution(
 
     def time(removed: Removed) -> Floats:
         sized = work(removed)
+        if target.hardware is not None:
+            read_elements = source.elements(removed)
+            return device.convolution_time(sized, read_elements, transposed, target.hardware, target.int8)
         found = kernels.float_convolution(sized, target.multiple)
         if target.int8 and not transposed:
             found = np.minimum(found + kernels.conversions(sized), kernels.int8_convolution(sized))
@@ -202,6 +212,10 @@ def _product(
         return np.asarray(result.elements(removed) * summed.length(removed), dtype=np.float64)
 
     def time(removed: Removed) -> Floats:
+        if target.hardware is not None:
+            sides = summed.length(removed), result.elements(removed)
+            wide = result.axes[-1].length(removed) if result.axes else np.asarray(1)
+            return device.product_time(*sides, wide, constant, target.hardware, target.int8)
         return kernels.NODE + kernel(macs(removed), one_row)
 
     return macs, time

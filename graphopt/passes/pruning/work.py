@@ -190,7 +190,8 @@ class Pruning:
         found = self._curves(dependencies, numbers)
         steps = ladders(dependencies, self.settings.multiple)
         int8 = self.context.goals.int8_follows and self.context.hardware.int8 is not None
-        price = costs(dependencies, Target(self.settings.multiple, int8), self.context.shapes)
+        hardware = self.context.hardware if self.context.hardware.device is not None else None
+        price = costs(dependencies, Target(self.settings.multiple, int8, hardware), self.context.shapes)
         path = plan_path(dependencies, found, price, steps, price=self.settings.price, scope=self.settings.scope)
         return _State(model, macs, kept, dependencies, found, path, time)
 

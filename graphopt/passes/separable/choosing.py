@@ -11,7 +11,7 @@ import onnx
 from graphopt import runtime
 from graphopt.data import random_feeds
 from graphopt.graph.cost import cost
-from graphopt.passes.base import Context, Feed, Skip
+from graphopt.passes.base import Context, Feed, Skip, kernel_multiple
 from graphopt.passes.separable.factors import Form
 from graphopt.passes.separable.losses import Loss, losses, sensitivities, typical
 from graphopt.passes.separable.measuring import LEAST_SAVING, Timed, at_rank, faster, macs_of
@@ -71,7 +71,7 @@ def measure(
     )
     options: dict[str, list[Timed]] = {}
     skips: list[Skip] = []
-    multiple = context.hardware.channel_multiple.get("float32", MULTIPLE)
+    multiple = kernel_multiple(context, MULTIPLE)
     for number, place in enumerate(places):
         context.progress("separate_convolutions: measuring kernels", number, len(places))
         if settings.rank:

@@ -23,6 +23,7 @@ from graphopt.passes.separable.factors import Factors
 from graphopt.passes.separable.fit import LowRank
 from graphopt.passes.separable.measuring import timed
 from graphopt.passes.separable.places import Place, find_places, narrowed
+from graphopt.passes.separable.predicted import PredictedTimes
 from graphopt.passes.separable.ranks import Choice, Option, Plan, plan
 from graphopt.passes.separable.settings import Settings
 from graphopt.passes.separable.times import FormTimes
@@ -73,7 +74,10 @@ class Separation:
         self.places, self.skipped = find_places(self._net, self._shapes(), settings.exclude)
         self._store = Store("kernels", machine())
         rules = context.hardware.int8 if context.goals.int8_follows else None
-        self._times = FormTimes(rules, context.threads, self._store)
+        if context.hardware.device is not None:
+            self._times: FormTimes = PredictedTimes(context.hardware, rules is not None, self._store)
+        else:
+            self._times = FormTimes(rules, context.threads, self._store)
         self._recorded: Recorded | None = None
 
     @property
