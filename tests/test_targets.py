@@ -116,6 +116,7 @@ def test_options_of_the_recipe_are_given_by_pass(tmp_path: Path) -> None:
         pytest.param(
             "weight_bits = 7", "weight_bits = 4", "line 13: 'hardware.int8.weight_bits' must be 7, 8", id="bits"
         ),
+        pytest.param("weight_bits = 7", "weight_bits = [7]", "'hardware.int8.weight_bits' must be 7, 8", id="list of bits"),
         pytest.param('"int8"\nw', '"int4"\nw', "line 12: 'hardware.int8.activation_dtype' must be", id="activations"),
         pytest.param("opset = [13, 21]", "opset = 13", r"line 8: 'hardware.opset' must be \[lowest", id="opset"),
         pytest.param("opset = [13, 21]", "opset = [21, 13]", r"line 8: 'hardware.opset' must be \[lowest", id="order"),
