@@ -6,7 +6,7 @@ the tensor that they write, are joined with the layers; what it added (layout ch
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import onnx
@@ -81,23 +81,30 @@ def _by_layer(times: Sequence[KernelTime], main: Scope, cost: ModelCost) -> tupl
     """Milliseconds of each layer; None for those that no kernel is known to belong to."""
     places = {layer.name: index for index, layer in reversed(tuple(enumerate(cost.layers)))}
     found: dict[int, float] = {}
+    written = {_written(kernel) for kernel in times}
     for kernel in times:
-        index = _place(kernel, main, places)
+        index = _place(kernel, main, places, written)
         if index is not None:
             found[index] = found.get(index, 0.0) + kernel.microseconds / 1000
     return tuple(LayerTime(found[index]) if index in found else None for index in range(len(cost.layers)))
 
 
-def _place(kernel: KernelTime, main: Scope, places: Mapping[str, int]) -> int | None:
-    name = kernel.node.removesuffix("_nchwc")
-    if name in places:
+def _written(kernel: KernelTime) -> str:
+    """The node or tensor that a kernel is named after."""
+    return kernel.node.removesuffix("_nchwc")
+
+
+def _place(kernel: KernelTime, main: Scope, places: Mapping[str, int], written: Collection[str]) -> int | None:
+    """The layer that a kernel is named after, or the one of its operator behind what it writes."""
+    name, operator = _written(kernel), kernel.operator.removeprefix("Fused")
+    if name in places and (name not in main.producers or main.producers[name].op_type == operator):
         return places[name]
     for _ in range(_FUSED):
         node = main.producers.get(name)
         if node is None or not node.input:
             return None
-        if node.op_type == kernel.operator.removeprefix("Fused"):
+        if node.op_type == operator:
             return places.get(node.name or node.output[0])
-        # A fused addition may have the convolution on either side.
-        name = next((one for one in node.input if one in main.producers), "")
+        # A fused addition may have the convolution on either side; the other side is a kernel of its own.
+        name = next((one for one in node.input if one in main.producers and one not in written), "")
     return None
