@@ -197,8 +197,6 @@ EXPLAINED: dict[tuple[str, str, str], str] = {
     ("1905.11946", "Baseline MobileNetV1 (Howard et al., 2017)", "macs"): "one digit: 569 M is printed as 0.6 G",
 }
 
-NETS: tuple[Net, ...] = tuple({net.key: net for net in _PUBLISHED.values()}.values())
-
 
 def rows() -> Iterator[Row]:
     """Every row of the table that has a figure."""
@@ -228,3 +226,7 @@ def net_of(row: Row) -> Net | str:
         if row.paper == paper and row.architecture.startswith(beginning):
             return reason
     raise LookupError(f"{DATA.name}: nothing is said about {row.paper}, {row.architecture}")
+
+
+# Every net that a row describes, once, in the order of the table.
+NETS: tuple[Net, ...] = tuple({net.key: net for row in rows() if isinstance(net := net_of(row), Net)}.values())
