@@ -32,6 +32,11 @@ LARGE = 1024  # elements; smaller constants keep their values, which may be size
 # Output channels of ShuffleNet v1's first stage by groups: arXiv 1707.01083, table 1.
 SHUFFLENET_CHANNELS = {1: 144, 2: 200, 3: 240, 4: 272, 8: 384}
 
+# Expansion, channels, repeats and stride of each stage: arXiv 1801.04381, table 2.
+MOBILENET_V2 = (
+    (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
+)  # fmt: skip
+
 
 def build(net: Net) -> nn.Module:
     """The network in inference mode, on the device in whose context this is called."""
@@ -43,15 +48,22 @@ def build(net: Net) -> nn.Module:
         made: nn.Module = timm.create_model(net.name, pretrained=False, exportable=True, **sized, **options)
     elif net.library == "shufflenet":
         made = _shufflenet_v1(**options)
-    elif net.name == "ResNet":
-        made = torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, list(options["layers"]))
-    elif net.name == "DenseNet":
-        made = torchvision.models.DenseNet(**options)
+    elif net.name == "densenet264":  # the deepest of arXiv 1608.06993's table 1, which torchvision does not name
+        made = torchvision.models.DenseNet(growth_rate=32, block_config=(6, 12, 64, 48), num_init_features=64)
+    elif "depth" in options:
+        made = _deeper(net.name, options["depth"])
     else:
-        if "inverted_residual_setting" in options:
-            options["inverted_residual_setting"] = [list(one) for one in options["inverted_residual_setting"]]
         made = torchvision.models.get_model(net.name, weights=None, **options)
     return made.eval()
+
+
+def _deeper(name: str, factor: int) -> nn.Module:
+    """The network with ``factor`` times as many blocks in every stage."""
+    if name == "resnet50":
+        blocks = [factor * count for count in (3, 4, 6, 3)]
+        return torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, blocks)
+    setting = [[t, c, factor * n, s] for t, c, n, s in MOBILENET_V2]
+    return torchvision.models.mobilenet_v2(inverted_residual_setting=setting)
 
 
 def _shufflenet_v1(groups: int, scale: float) -> nn.Module:

@@ -262,7 +262,12 @@ def _chosen(
     given = {one.name: one for one in passes or () if not isinstance(one, str)}
     names = None if passes is None else [one if isinstance(one, str) else one.name for one in passes]
     names = chosen_names(profile.recipe, names, skip, [*PASSES, *given])
-    return build_passes(names, options, PASSES, given)
+    stated = {
+        key: value
+        for key, value in profile.options.items()
+        if (name := key.partition(".")[0]) in names and name not in given
+    }
+    return build_passes(names, {**stated, **(options or {})}, PASSES, given)
 
 
 def _feeds(model: onnx.ModelProto, parts: Parts, shapes: Shapes | None, seed: int) -> list[Feed]:

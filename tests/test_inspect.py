@@ -375,3 +375,30 @@ def test_separable_layers_in_json():
     assert found["separable"][1]["ranks"][0].keys() == {"rank", "form", "macs", "parameters"}
     assert [each["rank"] for each in found["separated"]] == [1, 2]
     json.dumps(found)
+
+
+def test_on_this_machine_the_model_and_its_kernels_are_measured_when_asked():
+    found = inspect(model(RESIDUAL), batch=2, measure=True).to_dict()
+
+    latency = found["latency"]
+    assert (latency["source"], latency["target"], latency["runtime"], latency["batch"]) == (
+        "measured", "cpu", "onnxruntime", 2,
+    )  # fmt: skip
+    assert 0 < latency["interval"][0] <= latency["ms"] <= latency["interval"][1]
+    layers = {layer["name"]: layer["ms"] for layer in found["layers"]}
+    assert all(layers[name] > 0 for name in "acd"), "convolutions, whatever is fused into them"
+    assert layers["b"] is None, "the activation runs inside a convolution: its own time is not known"
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "reason"),
+    [
+        pytest.param(RESIDUAL, {"target": "titan-xp"}, "not this machine: measure on the device", id="another device"),
+        pytest.param(
+            RESIDUAL.replace("float[N,", "float[1,"), {"batch": 4}, "fixed at 1: one of 4 cannot be run", id="batch"
+        ),
+    ],
+)
+def test_what_cannot_be_measured_here_is_refused(text, options, reason):
+    with pytest.raises(UsageError, match=reason):
+        inspect(model(text), measure=True, **options)

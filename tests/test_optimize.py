@@ -413,6 +413,16 @@ def test_run_applies_passes_without_gates() -> None:
     assert model.SerializeToString() == before
 
 
+def test_a_profile_gives_its_passes_options_unless_the_user_does(tmp_path: Path) -> None:
+    profile = tmp_path / "board.toml"
+    profile.write_text('inherits = "cpu"\n[options.raise_opset]\nto = 18\n')
+    raised = graphopt.run(net(), ["raise_opset"], target=str(profile))
+    assert raised.opset_import[0].version == 18
+    asked = graphopt.run(net(), ["raise_opset"], target=str(profile), options={"raise_opset.to": 20})
+    assert asked.opset_import[0].version == 20
+    assert graphopt.run(net(), ["eliminate_dead"], target=str(profile)).opset_import[0].version == 17
+
+
 def test_run_takes_names_and_options() -> None:
     found = graphopt.run(net(), ["eliminate_dead"])
     assert "Identity" not in [node.op_type for node in found.graph.node]

@@ -101,8 +101,10 @@ def test_a_refusal_of_int8_outweighs_how_it_would_be_written(tmp_path: Path) -> 
 
 
 def test_options_of_the_recipe_are_given_by_pass(tmp_path: Path) -> None:
-    text = PROFILE.replace("[hardware]", "[options.prune_filters]\nmax_macs = 0.5\n[hardware]")
-    assert load_target(profile(tmp_path, text)).options == {"prune_filters.max_macs": 0.5}
+    text = PROFILE.replace("[hardware]", "[options.eliminate_dead]\nkeep = 0.5\n[hardware]")
+    assert load_target(profile(tmp_path, text)).options == {"eliminate_dead.keep": 0.5}
+    with pytest.raises(UsageError, match=r"line 4: 'options.prune_filters' is for a pass that the recipe has not"):
+        load_target(profile(tmp_path, text.replace("eliminate_dead]", "prune_filters]")))
 
 
 @pytest.mark.parametrize(
@@ -116,6 +118,7 @@ def test_options_of_the_recipe_are_given_by_pass(tmp_path: Path) -> None:
         pytest.param(
             "weight_bits = 7", "weight_bits = 4", "line 13: 'hardware.int8.weight_bits' must be 7, 8", id="bits"
         ),
+        pytest.param("weight_bits = 7", "weight_bits = [7]", "'hardware.int8.weight_bits' must be 7", id="a list"),
         pytest.param('"int8"\nw', '"int4"\nw', "line 12: 'hardware.int8.activation_dtype' must be", id="activations"),
         pytest.param("opset = [13, 21]", "opset = 13", r"line 8: 'hardware.opset' must be \[lowest", id="opset"),
         pytest.param("opset = [13, 21]", "opset = [21, 13]", r"line 8: 'hardware.opset' must be \[lowest", id="order"),

@@ -14,6 +14,7 @@ from graphopt.graph.cost import ModelCost, Scope, count, scopes
 from graphopt.inspection.choices import LayerChoices, choices_as_json, layer_choices
 from graphopt.inspection.groups import groups_as_json
 from graphopt.inspection.latency import Latency, LayerTime, check_runtime, estimated
+from graphopt.inspection.measured import measured
 from graphopt.inspection.opportunities import Opportunity, opportunities
 from graphopt.inspection.separable import (
     SeparableLayer,
@@ -141,6 +142,8 @@ def inspect(
     batch: int = 1,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     groups: bool = False,
+    measure: bool = False,
+    threads: int = 1,
 ) -> Inspection:
     """Look at a model's structure; external weights may be absent.
 
@@ -151,10 +154,13 @@ def inspect(
         batch: size of dynamic first axes; of a model with a fixed batch, copies side by side that make this many.
         input_shapes: shapes of inputs by name, for other dynamic axes.
         groups: find the groups of channels that can be cut, too.
+        measure: run the model on this machine's CPU and time its kernels; its weights must be there.
+        threads: intra-op threads of the measurement.
 
     Raises:
         ModelError: the model cannot be read or is unsafe.
-        UsageError: unknown target or runtime, or shapes that contradict the model.
+        UsageError: unknown target or runtime, shapes or a batch that contradict the model; ``measure`` for a target
+            that is not this machine.
     """
     profile = load_target(target)
     hardware = profile.hardware
@@ -169,6 +175,8 @@ def inspect(
     latency, kernels, reason = estimated(
         loaded.proto, graphs, found, profile.name, hardware, runtime=runtime, batch=samples
     )
+    if measure:
+        latency = measured(read(model).proto, graphs[0], found, profile.name, hardware, batch=samples, threads=threads)
     choices: tuple[LayerChoices, ...] = ()
     if kernels is not None:
         choices = layer_choices(graphs[0], input_names, output_names, separable, kernels, profile)

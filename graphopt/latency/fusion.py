@@ -17,7 +17,7 @@ from graphopt.latency.reading import Reader, name_of
 from graphopt.latency.work import PRODUCTS
 
 _GATE_LENGTH = 4  # nodes between x and x * f(x): HardSwish written out is Add, Clip, Div
-_QUANTIZED = ("DequantizeLinear", "QuantizeLinear")
+_MOST_READS = 4  # a tensor that is read more often, or a node that reads more tensors, is not looked at closely
 
 
 @dataclass
@@ -132,6 +132,8 @@ def _joined(node: onnx.NodeProto, kind: str, plan: _Plan, made_by: dict[str, _Gr
         return None
     size = plan.read.elements(node.output[0], node)
     operands = plan.operands(node)
+    if len(operands) > _MOST_READS:
+        return None
     hosts = [made_by[name] for name in operands if name in made_by]
     for group in sorted(hosts, key=lambda group: -group.order):  # the last has all other operands before it
         own = [name for name in operands if made_by.get(name) is group]
@@ -152,6 +154,8 @@ def _accepts(group: _Group, plan: _Plan) -> bool:
 def _stays_inside(name: str, node: onnx.NodeProto, plan: _Plan) -> bool:
     """Whether nothing but ``node``, and what leads to a product with ``name`` itself, reads the tensor."""
     if name in plan.outputs or name in plan.quantized:
+        return False
+    if len(plan.readers[name]) > _MOST_READS:
         return False
     readers = {id(reader): reader for reader in plan.readers[name]}
     if len(readers) == 1:

@@ -17,13 +17,11 @@ from graphopt.graph.cost.kinds import weight_name
 from graphopt.latency.reading import Reader, name_of, reader
 from graphopt.latency.work import PRODUCTS, KernelWork
 
-# Operators that only rename data or mark a precision.
-VIEWS = frozenset({
-    "Cast", "CastLike", "DequantizeLinear", "Dropout", "Flatten", "Identity", "QuantizeLinear", "Reshape", "Squeeze",
-    "Unsqueeze",
-})  # fmt: skip
-# In an eager runtime a tensor has strides: taking a part of it is no work either.
-_EAGER_VIEWS = VIEWS | {"Expand", "Slice", "Split"}
+# Operators that only rename data; in an eager runtime a tensor has strides, so that taking a part is no work either.
+_RENAMES = frozenset({"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
+_EAGER_VIEWS = _RENAMES | {"Expand", "Slice", "Split"}
+# An engine reads and writes other data types where it reads and writes.
+VIEWS = _RENAMES | {"Cast", "CastLike", "DequantizeLinear", "QuantizeLinear"}
 _INTEGER_PRODUCTS = {"ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "QGemm", "QLinearConv", "QLinearMatMul"}
 
 
@@ -62,11 +60,10 @@ def kernels(
     from graphopt.latency.fusion import fused_kernels
 
     result: list[Kernel] = []
-    known: frozenset[str] = frozenset()
+    known: set[str] = set()
     outputs = frozenset(value.name for value in model.graph.output)
     for scope in scopes(model, shapes, batch) if graphs is None else graphs:
-        read = reader(scope, precision, known if scope.inner else frozenset())
-        known |= read.known
+        read = reader(scope, precision, known)
         result += fused_kernels(read, outputs) if fused else _eager_kernels(read)
     return result
 

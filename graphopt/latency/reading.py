@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Set
+from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
@@ -38,12 +38,12 @@ class Reader:
 
     scope: Scope
     precision: str
-    known: frozenset[str] = field(default_factory=frozenset)
+    known: Set[str]
 
     @cached_property
     def working(self) -> tuple[onnx.NodeProto, ...]:
         """The nodes that do something in a run, in order."""
-        return tuple(node for node in self.scope.nodes if not self.known.issuperset(_written(node)))
+        return tuple(node for node in self.scope.nodes if not all(name in self.known for name in _written(node)))
 
     def computed(self, names: Iterable[str]) -> list[str]:
         """Those of the names that are computed in a run, each once."""
@@ -90,16 +90,20 @@ class Reader:
         return kind(node, self.scope, found.name if found else None)
 
 
-def reader(scope: Scope, precision: str, outer: frozenset[str] = frozenset()) -> Reader:
-    """A reader of one graph: finds out which tensors, besides ``outer``, do not depend on the inputs' values."""
-    known = set(outer)
+def reader(scope: Scope, precision: str, known: set[str]) -> Reader:
+    """A reader of one graph.
+
+    ``known`` holds what the graphs around it know, and receives what it knows; a name may mean another tensor in a
+    body that was read before.
+    """
+    known.difference_update(name for node in scope.nodes for name in node.output)
     for node in scope.nodes:
         if any(attribute.type == onnx.AttributeProto.GRAPH for attribute in node.attribute):
             continue
         given = (name in known or name in scope.constants for name in node.input if name)
         if node.op_type in _ASKS_ONLY_THE_SHAPE or all(given):
             known.update(_written(node))
-    return Reader(scope, precision, frozenset(known))
+    return Reader(scope, precision, known)
 
 
 def name_of(node: onnx.NodeProto) -> str:

@@ -22,7 +22,7 @@ Array = npt.NDArray[np.float64]
 _MEMORY = {"normalization": "normalization", "reduction": "normalization", "broadcast": "broadcast",
            "data_movement": "movement", "resize": "movement"}  # fmt: skip
 _MATRIX_PRODUCTS = ("fully_connected", "matmul", "recurrent", "attention")
-_FEW_ROWS = 8
+_FILLED_ROWS = 16  # from 2 rows, which no kernel of a matrix product is made for, to here it gets better
 _MANY_ROWS = 32  # from here on a matrix product is cut into tiles as a 1x1 convolution is
 _MATRIX_UNITS = 4.5  # packed float16 doubles the rate of float32 and dp4a takes it times four; more is tensor cores
 _LARGE_WINDOW = 16  # elements; pooling windows above are whole planes
@@ -163,9 +163,9 @@ def _bandwidth(device: Device) -> float:
 def _product_memory_us(work: KernelWork, device: Device, fitted: Constants) -> Array:
     share: Number = fitted["memory.product"]
     if work.kind in _MATRIX_PRODUCTS:
-        rows = _rows(work)
-        few = (rows > 1) & (rows <= _FEW_ROWS)
-        share = np.where(few, fitted["memory.few_rows"], fitted["memory.fully_connected"])
+        rows, few, enough = _rows(work), fitted["memory.few_rows"], fitted["memory.fully_connected"]
+        filled = np.clip(np.log(np.maximum(rows, 1) / 2) / np.log(_FILLED_ROWS / 2), 0, 1)
+        share = np.where(rows > 1, few * (enough / few) ** filled, enough)
     return np.asarray(np.add(work.activation_bytes, work.weight_bytes) / (_bandwidth(device) * share))
 
 

@@ -83,7 +83,7 @@ def _opset(value: object) -> str | None:
 
 
 def _bits(value: object) -> str | None:
-    right = value == "auto" or (value in {7, 8} and not isinstance(value, float))
+    right = value == "auto" or (isinstance(value, int) and value in {7, 8})
     return None if right else "must be 7, 8 or 'auto' (this machine's CPU decides)"
 
 

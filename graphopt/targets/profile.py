@@ -46,10 +46,14 @@ def read_profile(path: Path, parents: Callable[[str], Path], selectors: Sequence
     hardware = _hardware(found, release, own)
     mode = _power_mode(asked, releases, hardware, own)
     name = "@".join([own.table.get("name", path.stem), *([",".join(selectors)] if selectors else [])])
+    recipe = tuple(_needed(own, top, ("recipe",)))
+    for key in top.get("options", {}):
+        if key not in recipe:
+            raise own.error(("options", key), "is for a pass that the recipe has not")
     return Target(
         name=name,
         summary=_needed(own, top, ("summary",)),
-        recipe=tuple(_needed(own, top, ("recipe",))),
+        recipe=recipe,
         hardware=_build(own, hardware, name, release, mode),
         options={f"{of}.{key}": value for of, table in top.get("options", {}).items() for key, value in table.items()},
         releases={key: _note(table) for key, table in releases.items()},

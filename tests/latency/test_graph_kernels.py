@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import onnx
 import pytest
 from support import model
@@ -158,3 +160,24 @@ def test_bodies_are_priced_too() -> None:
                    else_branch = h () => (float[1,8] b) { b = Relu(x) }>
     }""")
     assert sorted(heads(proto)) == ["a", "b"]
+
+
+def test_sibling_bodies_may_use_one_name_for_different_tensors() -> None:
+    proto = model("""branch (float[1,8] x, bool c) => (float[1,8] y) <float[8] w, float[8] v> {
+        y = If(c) <then_branch = g () => (float[1,8] a) { t = Mul(w, v)  a = Add(x, t) },
+                   else_branch = h () => (float[1,8] b) { t = Relu(x)  b = Exp(t) }>
+    }""")
+    assert sorted(kernel.name for kernel in launched(proto, fused=False)) == ["a", "b", "t"]
+
+
+def test_work_grows_with_the_size_of_the_graph_alone() -> None:
+    """Thousands of readers of one tensor, and a node that reads thousands, take a moment each."""
+    readers = "\n".join(f"r{i} = Relu(c)" for i in range(4000))
+    proto = model(f"""wide (float[1,4,2,2] x) => (float[1,4,2,2] y) <float[4,4,1,1] w> {{
+        c = Conv(x, w)
+        {readers}
+        y = Sum({", ".join(f"r{i}" for i in range(4000))})
+    }}""")
+    started = time.thread_time()
+    assert len(launched(proto, fused=True)) == 4002
+    assert time.thread_time() - started < 3

@@ -377,7 +377,7 @@ CPU_INT8 = {
         hardware=CPU,
         weights=WEIGHTS,
     ),
-    "cpu_half_in_int8": Example(
+    "cpu_weights_only": Example(
         bad=instead(ON_CPU, ("Conv<pads = [1,1,1,1]>(d", "Conv<pads = [1,1,1,1]>(x")),
         good=ON_CPU,
         where="c",

@@ -8,6 +8,7 @@ import pytest
 
 from graphopt import runtime
 from graphopt.rules import check_model
+from graphopt.targets.schema import Hardware
 from tests.rules.rule_examples import (
     BEHIND_CONV,
     CONV_IS_LAST,
@@ -209,3 +210,50 @@ class TestOnTheCpu:
         assert [finding.rule for finding in check_model(proto, CPU, ["cpu_int8"])] == rules
         ran = [node.op_type for node in runtime.optimized_graph(proto, 1).graph.node]
         assert any(op.startswith(INTEGER) for op in ran) == (not rules), ran
+
+    def test_a_layer_left_in_float_between_integers_is_no_mistake(self) -> None:
+        changes = (
+            ("int8[16,16,3,3] w", "float[16,16,3,3] w, int8[1] w8"),
+            ("(w, ws, wz)", "(w8, ws, wz)"),
+            ("d, wd, bd", "d, w, bd"),
+        )
+        assert check_model(model(instead(ON_CPU, *changes), **WEIGHTS), CPU, ["cpu_int8"]) == []
+
+
+class TestChannelSteps:
+    NET = "agraph (float[1,3,8,8] x) => (float[1,5,8,8] y) <float[{0},3,1,1] w, float[5,{0},1,1] v> "
+    NODES = "{{ t = Conv(x, w) y = Conv(t, v) }}"
+
+    def found(self, channels: int, hardware: Hardware) -> list[str]:
+        proto = model((self.NET + self.NODES).format(channels))
+        return [finding.message for finding in check_model(proto, hardware, ["channels"])]
+
+    def test_a_gpu_s_tensor_cores_want_every_multiple(self) -> None:
+        assert [size for size in range(8, 34) if not self.found(size, TENSORRT)] == [8, 16, 24, 32]
+
+    def test_a_cpu_takes_parts_of_a_block_if_little_is_padded(self) -> None:
+        assert [size for size in range(8, 50) if not self.found(size, CPU)] == [12, 16, *range(24, 50, 4)]
+
+    def test_layers_of_one_count_are_told_of_once(self) -> None:
+        proto = model(
+            "agraph (float[1,3,8,8] x) => (float[1,5,8,8] y) "
+            "<float[30,3,1,1] w, float[30,30,1,1] u, float[5,30,1,1] v> "
+            "{ t = Conv(x, w) r = Conv(t, u) y = Conv(r, v) }"
+        )
+        (finding,) = check_model(proto, TENSORRT, ["channels"])
+        assert finding.message.startswith(
+            "2 layers of 30 output channels, which float16 kernels compute as 32 (7% more"
+        )
+
+    def test_the_outputs_of_the_model_are_given(self) -> None:
+        proto = model(
+            "agraph (float[1,3,8,8] x) => (float[1,5,8,8] y) <float[5,3,1,1] w> { c = Conv(x, w) y = Relu(c) }"
+        )
+        assert check_model(proto, TENSORRT, ["channels"]) == []
+
+    def test_a_single_pixel_is_little_work(self) -> None:
+        proto = model(
+            "agraph (float[1,16,8,8] x) => (float[1,16,8,8] y) <float[5,16,1,1] w, float[16,5,1,1] v> "
+            "{ p = GlobalAveragePool(x) s = Conv(p, w) e = Conv(s, v) y = Mul(x, e) }"
+        )
+        assert check_model(proto, TENSORRT, ["channels"]) == []
