@@ -257,7 +257,14 @@ class DataJudge:
             speedup=speed.speedup,
             ci95=(speed.low, speed.high),
             min_speedup=least,
-            passed=least <= 1 if same else speed.high >= least,
+            passed=speed.high >= least or (least <= 1 and (same or self._refused)),
+        )
+
+    @cached_property
+    def _refused(self) -> bool:
+        """Whether the target does not take the original, so that nothing has to be as fast as that."""
+        return self.speed.source == "estimated" and any(
+            each.level == "error" for each in self._broken_rules(self.original)
         )
 
     @cached_property

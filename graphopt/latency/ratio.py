@@ -13,13 +13,15 @@ if TYPE_CHECKING:
 # Of the logarithm of a ratio. Two nets of one family, measured: the median error of their ratio is 3 to 9 %, one in ten
 # is off by 15 to 25 % (benchmarks/results/latency.md), at ratios of about 2.
 OF_LOGARITHM = 0.2
+# Judged: what two graphs that differ at all may differ by without the model's knowing.
+LEAST = 0.01
 _NORMAL_95 = 1.96
 
 
 def ratio_interval(first: Estimate, second: Estimate) -> tuple[float, float]:
     """The 95 % interval of ``first.ms / second.ms``, of two models for one device and runtime.
 
-    Equal models have an interval without width. What the second computes in precisions that the first does not use adds
+    What the second computes in precisions that the first does not use adds
     the doubt about these, by the share of its time that it spends in them.
     """
     ratio = first.ms / second.ms
@@ -27,5 +29,5 @@ def ratio_interval(first: Estimate, second: Estimate) -> tuple[float, float]:
     total = sum(kernel.us for kernel in second.kernels)
     new = sum(kernel.us for kernel in second.kernels if kernel.precision not in known)
     share = new / total if total else 0.0
-    width = _NORMAL_95 * sqrt((OF_LOGARITHM * log(ratio)) ** 2 + (OTHER_PRECISION * share) ** 2)
+    width = _NORMAL_95 * sqrt(LEAST**2 + (OF_LOGARITHM * log(ratio)) ** 2 + (OTHER_PRECISION * share) ** 2)
     return ratio * exp(-width), ratio * exp(width)
