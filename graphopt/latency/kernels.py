@@ -159,6 +159,3 @@ def _channels(node: onnx.NodeProto, read: Reader) -> tuple[int, int, int, int]:
 def _launches(node: onnx.NodeProto, read: Reader) -> int:
     """A recurrence launches kernels for every step."""
     return read.shape(node.input[0], node)[0] if node.op_type in RECURRENT else 1
-
-
-__all__ = ["VIEWS", "Kernel", "Scope", "kernels", "work_of"]
