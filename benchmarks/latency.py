@@ -21,6 +21,7 @@ from graphopt.latency.constants import DATASHEET, Constants
 from graphopt.latency.fitting import Measured, fit
 from graphopt.latency.kernels import Kernel
 from graphopt.latency.refitting import REFIT
+from graphopt.latency.uncertainty import ENGINE, FITTED, OTHER_DEVICE
 
 RESULTS = Path(__file__).parent / "results"
 BATCHES = (1, 8, 16, 32)
@@ -134,7 +135,10 @@ def run() -> dict[str, Any]:
     }
     transferred = bench.other_device()
     halves = bench.halves()
-    off = {"fitted": bench.residuals(families_out), "other device": bench.residuals(transferred)}
+    off = {
+        "fitted": (bench.residuals(families_out), FITTED),
+        "other device": (bench.residuals(transferred), OTHER_DEVICE),
+    }
     return {
         "nets": len(families()),
         "tables": {
@@ -149,7 +153,7 @@ def run() -> dict[str, Any]:
             cell: {key: round(float(np.mean([t[cell][key] for t in halves])), 4) for key in MEANS} for cell in halves[0]
         },
         "spread": {
-            name: _spread({"": r}) for name, r in off.items()
+            name: _spread({"": r}, sigma) for name, (r, sigma) in off.items()
         },
         "engines": of_engines(judged(everything.shared)),
         "errors": {
@@ -175,12 +179,14 @@ def of_engines(start: Constants) -> dict[str, Any]:
         for device, (_, engines) in sets.items()
         for i, engine in enumerate(engines)
     }
-    return {"rows": rows, "spread": {"judged": _spread(before), "left out": _spread(without)}}
+    return {"rows": rows, "spread": {"judged": _spread(before, ENGINE), "left out": _spread(without, ENGINE)}}
 
 
-def _spread(off: Predictions) -> dict[str, float]:
+def _spread(off: Predictions, sigma: float) -> dict[str, float]:
+    """Errors, and the share of them within the 90 % interval that `sigma` gives."""
     every = np.concatenate(list(off.values()))
     return {
+        "within": round(float(np.mean(np.abs(every) <= 1.645 * sigma)), 4),
         "rms": round(float(np.sqrt(np.mean(every**2))), 4),
         "p90": round(float(np.quantile(np.abs(every), 0.9)), 4),
         "mape": round(float(np.mean(np.abs(np.expm1(every)))), 4),

@@ -103,7 +103,7 @@ def test_a_refusal_of_int8_outweighs_how_it_would_be_written(tmp_path: Path) -> 
 def test_options_of_the_recipe_are_given_by_pass(tmp_path: Path) -> None:
     text = PROFILE.replace("[hardware]", "[options.eliminate_dead]\nkeep = 0.5\n[hardware]")
     assert load_target(profile(tmp_path, text)).options == {"eliminate_dead.keep": 0.5}
-    with pytest.raises(UsageError, match=r"line 4: 'options.prune_filters' is for a pass that the recipe has not"):
+    with pytest.raises(UsageError, match=r"line 5: 'options.prune_filters' is for a pass that the recipe has not"):
         load_target(profile(tmp_path, text.replace("eliminate_dead]", "prune_filters]")))
 
 

@@ -39,7 +39,7 @@ MEANINGS: Mapping[str, tuple[float, str]] = MappingProxyType({
     "small.depthwise": (0.0, "the same for depthwise convolutions"),
     "small.group": (0.0, "channels a group at which a grouped convolution reaches half its share"),
     "small.window": (0.0, "window at which a depthwise convolution reaches half its share"),
-    "matrix.float16": (1.0, "share of peak on tensor cores in float16, over the same kernel's on other units"),
+    "matrix.float16": (1.0, "share of peak on tensor cores in a float type, over the same kernel's on other units"),
     "matrix.int8": (1.0, "the same in int8"),
     "kernel.us": (0.0, "microseconds that any kernel takes on the device besides its work"),
     "launch.product_us": (0.0, "processor microseconds to launch a product; 0: the device's launch_us"),

@@ -1,9 +1,9 @@
-"""The kernels of a runtime that builds an engine: activations, normalizations and additions run inside the kernel
-before them, what only renames data is gone, Q/DQ is absorbed and Concat's inputs are written where they belong.
+"""The kernels of a runtime that builds an engine.
 
-What is assumed follows NVIDIA's 'Developer Guide' of TensorRT, section 'Types of Fusions'; which tactic a version
-really takes is not known here.
-"""  # noqa: D205
+Activations, normalizations and additions run inside the kernel before them, what only renames data is gone, Q/DQ is
+absorbed and Concat's inputs are written where they belong. What is assumed follows NVIDIA's 'Developer Guide' of
+TensorRT, section 'Types of Fusions'; which tactic a version really takes is not known here.
+"""
 
 from __future__ import annotations
 
@@ -38,10 +38,12 @@ class _Plan:
     """A graph without its views.
 
     Attributes:
+        read: the graph.
         root: tensor -> the tensor that it renames.
         readers: root tensor -> the nodes that read it or a view of it.
         quantized: root tensors that are stored as integers.
-        integer_reads: names of tensors that DequantizeLinear writes.
+        integer_reads: names of tensors that DequantizeLinear writes, and of views of them.
+        outputs: root tensors of the model's outputs.
     """
 
     read: Reader

@@ -12,6 +12,7 @@ from math import prod
 
 import onnx
 
+from graphopt.errors import ModelError
 from graphopt.graph.cost import CONVOLUTIONS, MATRIX_PRODUCTS, RECURRENT, Scope, scopes
 from graphopt.graph.cost.kinds import weight_name
 from graphopt.latency.reading import Reader, name_of, reader
@@ -140,12 +141,13 @@ def _pooled(node: onnx.NodeProto, read: Reader) -> float:
 def _channels(node: onnx.NodeProto, read: Reader) -> tuple[int, int, int, int]:
     """Channels read and written, groups and window of a product."""
     groups = next((int(a.i) for a in node.attribute if a.name == "group"), 1)
-    if node.op_type in CONVOLUTIONS:
+    if node.op_type in CONVOLUTIONS or node.op_type == "ConvTranspose":
         shape = read.shape(weight_name(node), node)
+        if len(shape) < 2:  # which ONNX's inference lets pass
+            raise ModelError(f"node '{name_of(node)}' ({node.op_type}): a weight of {len(shape)} axes is none")
+        if node.op_type == "ConvTranspose":
+            return shape[0], shape[1] * groups, groups, prod(shape[2:])
         return shape[1] * groups, shape[0], groups, prod(shape[2:])
-    if node.op_type == "ConvTranspose":
-        shape = read.shape(weight_name(node), node)
-        return shape[0], shape[1] * groups, groups, prod(shape[2:])
     output = read.shape(node.output[0], node)
     columns = output[-1] if output else 1
     if node.op_type in MATRIX_PRODUCTS:
@@ -157,6 +159,3 @@ def _channels(node: onnx.NodeProto, read: Reader) -> tuple[int, int, int, int]:
 def _launches(node: onnx.NodeProto, read: Reader) -> int:
     """A recurrence launches kernels for every step."""
     return read.shape(node.input[0], node)[0] if node.op_type in RECURRENT else 1
-
-
-__all__ = ["VIEWS", "Kernel", "Scope", "kernels", "work_of"]

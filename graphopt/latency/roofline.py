@@ -118,7 +118,7 @@ def _peak(work: KernelWork, hardware: Hardware, device: Device, fitted: Constant
         return min(device.peak_tops.get("float32", device.peak_tops[precision]), device.peak_tops[precision])
     peak = device.peak_tops[precision]
     matrix_units = peak > _MATRIX_UNITS * device.peak_tops.get("float32", peak)
-    return peak * fitted.get(f"matrix.{precision}", 1.0) if matrix_units else peak
+    return peak * fitted["matrix.int8" if precision == "int8" else "matrix.float16"] if matrix_units else peak
 
 
 def _share(work: KernelWork, fitted: Constants) -> Number:

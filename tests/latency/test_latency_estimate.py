@@ -13,6 +13,7 @@ from graphopt.errors import UsageError
 from graphopt.graph.cost import cost
 from graphopt.latency import Estimate, estimate
 from graphopt.latency.estimate import together
+from graphopt.targets import TARGETS, load_target
 
 NET = """net (float[N,16,32,32] x) => (float[N,16,32,32] y)
 <float[16,16,3,3] w, float[16] b, float[16,16,1,1] v> {
@@ -107,3 +108,13 @@ def test_a_target_that_is_this_machine_has_no_estimate() -> None:
 def test_a_graph_without_work_takes_no_time() -> None:
     found = estimate(model("same (float[1,4] x) => (float[1,4] y) { y = Identity(x) }"), board())
     assert (found.ms, found.kernels) == (0.0, ())
+
+
+@pytest.mark.parametrize("name", [name for name in TARGETS if load_target(name).hardware.device])
+def test_every_target_with_a_device_has_an_estimate_for_each_of_its_runtimes(name: str) -> None:
+    hardware = load_target(name).hardware
+    for runtime in hardware.runtimes:
+        one, many = (estimate(model(NET), hardware, runtime=runtime.name, batch=batch) for batch in (1, 64))
+        assert 0 < one.ms < many.ms < 64 * one.ms
+        assert one.interval[0] < one.ms < one.interval[1]
+        assert "estimated" in one.source
