@@ -19,7 +19,7 @@ import csv
 import io
 import json
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,14 +86,16 @@ def counted_nets(cache: Path, measured: Mapping[str, Any]) -> dict[str, dict[str
     return result
 
 
-def latency_nets() -> dict[str, dict[str, Any]]:
-    """Each net with measured latency -> our count and that of its table."""
+def latency_nets(names: Collection[str] = ()) -> dict[str, dict[str, Any]]:
+    """Each net with measured latency -> our count and that of its table; all of them, or those named."""
     with tarfile.open(LATENCY / "graphs.tar.xz") as packed:
         files = {Path(member.name).stem: packed.extractfile(member) for member in packed if member.isfile()}
         graphs = {name: file.read() for name, file in files.items() if file is not None}
     published = {line["model"]: Path(line["graph"]).stem for line in _table(LATENCY / "published.csv")}
     result = {}
     for line in _table(LATENCY / "nets.csv"):
+        if names and line["model"] not in names:
+            continue
         proto = onnx.load_from_string(graphs[published[line["model"]]])
         other = {"macs": float(line["macs_M"]) * 1e6, "parameters": float(line["params_M"]) * 1e6}
         result[line["model"]] = {"ours": count(proto), "other": other}

@@ -33,7 +33,7 @@ def as_markdown(result: dict[str, Any]) -> str:
 
 def _table(rows: dict[str, Any]) -> list[str]:
     lines = [
-        "| | rho | tau | MAPE | median | largest ratio | order within a family | ratios there: median error, 90 % within |",
+        "| | rho | tau | MAPE | median | largest ratio | order within a family | ratios there: median, 90 % within |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for cell, row in rows.items():

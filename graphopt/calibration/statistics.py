@@ -56,7 +56,8 @@ class TensorStatistics:
         else:
             self.average_minimum += (1 - MOMENTUM) * (low - self.average_minimum)
             self.average_maximum += (1 - MOMENTUM) * (high - self.average_maximum)
-        self._add_channels(values)
+        if np.isfinite(low) and np.isfinite(high):
+            self._add_channels(values)
 
     @property
     def channel_mean(self) -> npt.NDArray[np.float64] | None:

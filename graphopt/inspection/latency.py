@@ -76,14 +76,14 @@ def estimated(
     ``graphs`` are the model's with their shapes, ``cost`` what was counted on them, ``batch`` the samples that they
     are for.
 
-    An unknown size is a reason that the reader can mend, and everything else about the model is known: so it is told
-    as a warning and not raised.
+    An unknown size or a data type that the device does not compute in leaves everything else about the model known: so
+    it is told as a warning and not raised.
     """
     if hardware.device is None:
         return None, None, ""
     try:
         found = estimate(model, hardware, runtime=runtime, batch=batch, graphs=graphs)
-    except ModelError as error:
+    except (ModelError, UsageError) as error:
         return None, None, f"no latency is estimated: {error}"
     latency = Latency(
         target=target,

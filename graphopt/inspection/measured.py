@@ -15,7 +15,7 @@ from graphopt.errors import UsageError
 from graphopt.graph.cost import ModelCost, Scope
 from graphopt.inspection.latency import Latency, LayerTime
 from graphopt.runtime import KernelTime, input_specs
-from graphopt.targets import Hardware
+from graphopt.targets import Hardware, cpu_description
 
 if TYPE_CHECKING:
     from graphopt.data import Feed
@@ -53,7 +53,7 @@ def measured(
         runtime=hardware.runtime,
         batch=batch,
         source="measured",
-        basis=f"measured on this machine, {threads} thread{'s' if threads > 1 else ''}, {timing.clock} time",
+        basis=f"measured here ({cpu_description()}), {threads} thread{'s' if threads > 1 else ''}, {timing.clock} time",
         ms=timing.median_ms,
         interval=(timing.p10_ms, timing.p90_ms),
         layers=_by_layer(times, main, cost),

@@ -122,7 +122,8 @@ class _Conversion:
         self._in_graph = options.write == "always" or (options.write == "auto" and context.hardware.strongly_typed)
         self.sites = find_sites(self._graph)
         self.reasons: dict[int, str] = {}
-        self._noises: dict[frozenset[int], float | None] = {}
+        self._noises: dict[frozenset[int], float] = {}
+        self._simulated: tuple[frozenset[int], onnx.ModelProto] | None = None
         self._ranges = Ranges(self._statistics(), types_of(self._graph), options.headroom)
         excluded = set(options.exclude.split())
         unknown = sorted(excluded - {site.name for site in self.sites})
@@ -157,7 +158,7 @@ class _Conversion:
         if self._in_graph:
             half, written = self._loadable(half)
             model, details = written.model, {"casts": written.casts}
-        simulation = simulate(self._model, half)
+        simulation = self._simulation(half)
         report = self.report(half, details)
         found = self.noise(half)
         label = f"{report.changes} nodes in float16, {len(self.sites) - report.changes} in float32"
@@ -183,10 +184,17 @@ class _Conversion:
 
     def noise(self, half: frozenset[int]) -> float | None:
         """Noise-to-signal power at the outputs, on samples not used for ranges; None where there are none."""
+        if self._probe is None:
+            return None
         if half not in self._noises:
-            simulation, threads = simulate(self._model, half), self._context.jobs
-            self._noises[half] = None if self._probe is None else noise(simulation, self._probe, threads)
+            self._noises[half] = noise(self._simulation(half), self._probe, self._context.jobs)
         return self._noises[half]
+
+    def _simulation(self, half: frozenset[int]) -> onnx.ModelProto:
+        """A model that answers as one with these sites in float16; the last one asked for is kept."""
+        if self._simulated is None or self._simulated[0] != half:
+            self._simulated = half, simulate(self._model, half)
+        return self._simulated[1]
 
     @cached_property
     def _probe(self) -> Probe | None:
@@ -198,8 +206,7 @@ class _Conversion:
         source = self._context.selection if self._context.selection is not None else self._context.calibration
         if source is None:
             return []
-        simulation = simulate(self._model, half)
-        return noisiest(self._model, simulation, self._graph, self.sites, half, source, self._context.jobs)
+        return noisiest(self._model, self._simulation(half), self._graph, self.sites, half, source, self._context.jobs)
 
     def _statistics(self) -> Statistics:
         """Statistics of every float32 tensor outside subgraphs; none without calibration samples."""

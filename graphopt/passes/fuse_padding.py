@@ -20,6 +20,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.graph import Index, constant, consumers, is_op, set_input, sole_consumer, types_of, walk
+from graphopt.passes.accepted import unwanted
 from graphopt.passes.base import Context, PassReport, Skip
 from graphopt.passes.padding import Padding, Types, absorbed, read_padding
 
@@ -43,9 +44,11 @@ class FusePadding:
         index, types = Index(graph), types_of(graph, distinct=True)
         counts = {"merged": 0, "fused": 0, "global_pools": 0}
         skipped: list[Skip] = []
+        global_pools = "GlobalAveragePool" not in unwanted(context.hardware)
         for node in found:
             if node.op == "AveragePool":
-                counts["global_pools"] += _globalize(node, types)
+                if global_pools:
+                    counts["global_pools"] += _globalize(node, types)
                 continue
             # The pass may have given this one the pads of the one before.
             padding = read_padding(node, graph.opset, types)

@@ -93,10 +93,11 @@ CHANNELS: Mapping[str, Rule] = {
         code="GO401",
         name="channels_off_step",
         summary="channel counts are multiples of what the kernels work on at a time",
-        explanation="Kernels compute blocks of channels; a block begun is a block paid. A depthwise convolution of 30 "
-        "channels ran 4 times slower than one of 32 (CPU, float32). Tensor cores want 8 channels in float16 and 16 in "
-        "int8, a deep learning accelerator 16 and 32. Prune or widen to the next multiple. Outputs of the model, "
-        "which are given, are left out; equal counts are told once.",
+        explanation="Kernels compute blocks of channels; a block begun is a block paid. Tensor cores want 8 channels "
+        "in float16 and 16 in int8, a deep learning accelerator 16 and 32. On a CPU a part of a block counts: "
+        "multiples of 4 that padding makes at most a third larger are left alone; a depthwise convolution of 30 "
+        "channels ran 4 times slower than one of 32 (float32). Prune or widen to the next multiple. Outputs of the "
+        "model, which are given, and convolutions on a single pixel are left out; equal counts are told once.",
         source="ONNX Runtime, MlasNchwcGetBlockSize, and measured with 1.31.1; NVIDIA/cutlass#75; "
         "NVIDIA/TensorRT#3876; TensorRT, NvInfer.h, TensorFormat (kCHW16, kCHW32)",
         check=_channels_off_step,

@@ -148,7 +148,7 @@ _RESIZE: tuple[Fault, ...] = (
     _zero("antialias"),
 )  # fmt: skip
 
-# What the parsers of 8.4 and of 10.15 both leave out of an operator that they import.
+# What the parser of 10.15 leaves out of an operator that it imports; that of 8.4 allows no more.
 _LEFT_OUT: Mapping[str, tuple[Fault, ...]] = {
     "AveragePool": (_not_dilated,),
     "CumSum": (_constant(1, "axis"),),
@@ -266,7 +266,7 @@ OPERATORS: Mapping[str, Rule] = {
             explanation="The parser imports some operators in part: Resize without cubic interpolation and "
             "antialiasing, pools without dilations, MaxPool without Indices, and so on. Export the layer in another "
             "way.",
-            source=f"{_PARSER}, column 'Restrictions', as far as 8.4 and 10.15 agree",
+            source=f"{_PARSER} of 10.15, column 'Restrictions'; that of 8.4 allows no more",
             check=_restricted_operator,
         ),
         Rule(

@@ -322,6 +322,13 @@ def test_nodes_that_say_what_type_they_make() -> None:
     assert Counter(ops(candidate.model))["Cast"] == 2
 
 
+def test_casts_that_were_there_go_where_both_sides_are_float16_now() -> None:
+    text = """g (float[N,4] x) => (float[N,4] y) <float[4,4] w, float16[4,4] v> {
+      a = MatMul(x, w)  h = Cast<to = 10>(a)  b = MatMul(h, v)  c = Cast<to = 1>(b)  y = MatMul(c, w) }"""
+    candidate = converted(model(text))
+    assert ops(candidate.model) == ["Cast", "MatMul", "MatMul", "MatMul", "Cast"]
+
+
 QUANTIZED = """g (float[N,4] x) => (float[N,3] y) <float[4,3] w, float sx, float[3] sw,
     int8 zx = {0}, int8[3] zw = {0, 0, 0}, float[3,3] v> {
   [qx] a = QuantizeLinear(x, sx, zx)  [dx] b = DequantizeLinear(a, sx, zx)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,9 +15,11 @@ from support import assert_same, context, feeds, model, ops, outputs
 
 from graphopt.exact import run_exact
 from graphopt.graph import export_graph, import_graph, verify
+from graphopt.passes import PASSES
 from graphopt.passes.base import Context, PassReport
 from graphopt.passes.fuse_activations import FuseActivations
 from graphopt.passes.fuse_normalization import FuseNormalization
+from graphopt.passes.fuse_padding import FusePadding
 from graphopt.passes.write_out import WriteOut
 from graphopt.passes.writing_out.forms import FORMS
 
@@ -268,3 +271,27 @@ def test_passes_that_recognise_activations_do_not_undo_it() -> None:
     assert_same(outputs(proto, fed), outputs(after, fed))
     newer, _ = run_exact(passes, proto, refusing("HardSwish", opset=13))
     assert not {*gone} & {*ops(newer)}
+
+
+def test_a_pool_over_the_whole_image_is_not_made_global_again() -> None:
+    proto = model("g (float[N,3,4,6] x) => (float[N,3,1,1] y) { y = GlobalAveragePool(x) }")
+    after, _ = run_exact([FusePadding(), WriteOut()], proto, refusing("GlobalAveragePool"))
+    assert ops(after) == ["AveragePool"]
+
+
+def test_every_recipe_with_refusals_ends() -> None:
+    """No pass of a recipe makes what another writes out: a run that does not settle is stopped after 20 rounds."""
+    text = """g (float[N,8,6,6] x) => (float[N,8] y)
+      <float[8] s, float[8,8,1,1] w, float[8] b, int64[2] spatial = {2, 3}> {
+      a = Conv(x, w, b)  h = HardSwish(a)  g = GlobalAveragePool(h)  i = HardSigmoid(g)  m = Mul(h, i)
+      r = ReduceMean<keepdims = 0>(m, spatial)  l = LayerNormalization(r, s)  y = Mish(l) }"""
+    proto = model(text, opset=20, ir_version=9, w=np.ones((8, 8, 1, 1)) * 0.1)
+    unwanted = ("HardSwish", "GlobalAveragePool", "HardSigmoid", "LayerNormalization", "Mish")
+    passes: list[Any] = [PASSES[name]() for name in PASSES if PASSES[name].exact]
+    after, outcomes = run_exact(passes, proto, refusing(*unwanted, opset=13))
+    assert not [outcome.failure for outcome in outcomes if outcome.failure]
+    assert not {*unwanted} & {*ops(after)}
+    again, more = run_exact(passes, after, refusing(*unwanted, opset=13))
+    assert again is after, [outcome.name for outcome in more if outcome.report.changes]
+    fed = feeds(proto)
+    assert_same(outputs(proto, fed), outputs(after, fed))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 
 from graphopt.graph import (
     Index,
+    TensorType,
     WorkGraph,
     add_node,
     constant,
@@ -21,9 +22,11 @@ from graphopt.graph import (
     infer_again,
     is_constant,
     remove_unused,
+    replace_uses,
     set_input,
     set_output,
     sole_producer,
+    types_of,
     values_of,
     variable,
     walk,
@@ -76,6 +79,7 @@ class _Writer:
     def write(self, sites: Sequence[Site]) -> None:
         """Turn the sites to float16, with all they read and write."""
         graph = self.work.gs
+        types = types_of(graph)
         inputs = {id(tensor): home for home in walk(graph) for tensor in home.inputs}
         follows = {(id(site.node), slot) for site in sites for slot in site.reads}
         made = [site.node.outputs[slot] for site in sites for slot in site.writes]
@@ -104,8 +108,20 @@ class _Writer:
                 producer = sole_producer(tensor)
                 at = home if producer is None else self.index.home(producer)
                 self._give(tensor, self._cast(tensor, HALF, at), follows)
+        self._drop_idle_casts(sites, types)
         self.index.finish()
         infer_again(graph)
+
+    def _drop_idle_casts(self, sites: Sequence[Site], types: Mapping[str, TensorType]) -> None:
+        """Let readers of a Cast that was there before read what it casts, where both are float16 now."""
+        for site in sites:
+            if site.node.op != "Cast" or int(site.node.attrs.get("to", 0)) != HALF:
+                continue
+            source, target = site.node.inputs[0], site.node.outputs[0]
+            found = types.get(source.name)
+            was_half = found is not None and found.dtype == HALF
+            if (site.reads or was_half) and not self.index.is_output(target):
+                replace_uses(self.index, target, source)
 
     def _made(self, tensor: gs.Tensor, follows: set[tuple[int, int]]) -> None:
         """Let a tensor that a site writes be float16, and float32 beside it for those who want that."""

@@ -4,9 +4,9 @@ TensorRT before 8.0 reads no Q/DQ, and a deep learning accelerator none before T
 whatever has a scale ('implicit quantization'). What they answer is simulated by a twin with Q/DQ on every tensor,
 except inside what is fused (a convolution and its activation).
 
-A layer is kept in float by leaving its answer without a scale: 'Missing scale and zero-point for tensor ..., expect
+A unit is kept in float by leaving its answer without a scale: 'Missing scale and zero-point for tensor ..., expect
 fall back to non-int8 implementation for any layer consuming or producing given tensor' (a message of TensorRT's
-builder). So the layers that read it are in float too; their own answers have scales again.
+builder). So the units that read it are in float too; their own answers may have scales again.
 
 The file is a TensorRT calibration cache (README of TensorRT's sample sampleINT8, 'Calibration file'): a line with the
 version and the algorithm, then one line for each tensor with the bits of its float32 scale, largest magnitude / 127, as
@@ -56,17 +56,25 @@ def blinded(units: Units, unseen: Collection[str]) -> Units:
 
 
 def without_scale(units: Units, int8: Iterable[int]) -> tuple[frozenset[str], frozenset[int]]:
-    """Return the tensors without a scale that keep all other layers in float, and the layers that are then in int8."""
-    wanted = frozenset(int8)
-    missing: set[str] = set()
+    """Return the tensors without a scale that keep all other units in float, and the units that are then in int8.
+
+    What a unit in float answers has no scale, unless another tensor without one keeps it in float already and somebody
+    wants its answer in int8.
+    """
+    wanted = {index for index in int8 if units.all[index].role is not Role.FLOAT}
     chosen = set(wanted)
+
+    def asked(name: str) -> bool:
+        return any(index in wanted for index in units.consumers.get(name, ()))
+
+    missing = {name for name in units.graph_inputs if not asked(name)}
     for unit in units.all:
-        if unit.role is not Role.HEAVY:
-            continue
-        if not missing.isdisjoint(unit.inputs):
+        fallen = not missing.isdisjoint(unit.inputs)
+        if fallen:
             chosen.discard(unit.index)
-        elif unit.index not in wanted:
-            missing.update(unit.outputs)
+        if unit.index not in chosen:
+            free = fallen or unit.role is Role.FLOAT
+            missing.update(name for name in unit.outputs if not (free and asked(name)))
     return frozenset(missing), frozenset(chosen)
 
 
@@ -75,7 +83,7 @@ def edges(units: Units, int8: Iterable[int], *, answers: bool) -> dict[str, tupl
 
     Args:
         units: the graph.
-        int8: layers in int8.
+        int8: units in int8.
         answers: whether the model's answers are rounded as well.
     """
     missing, _ = without_scale(units, int8)
@@ -98,7 +106,7 @@ def place(
 ) -> Placement:
     """Give every rounded tensor its scale."""
     names = list(edges(units, int8, answers=bool(hardware.accelerator)))
-    joined = _joined(units, names, rules, hardware)
+    joined = _joined(units, int8, names, rules, hardware)
     widest = scales.shared({name: ranges[name] for name in names}, joined)
     return Placement(int8, {name: symmetric_parameters(found) for name, found in widest.items()}, {}, {})
 
@@ -106,33 +114,33 @@ def place(
 def clashes(
     units: Units, int8: frozenset[int], ranges: Mapping[str, Range], rules: Int8Rules, hardware: Hardware
 ) -> dict[int, float]:
-    """Return the layers whose answer must take a scale far too wide for it, with the share of levels left."""
+    """Return the units whose answer must take a scale far too wide for it, with the share of levels left."""
     names = list(edges(units, int8, answers=bool(hardware.accelerator)))
-    narrow = scales.narrow({name: ranges[name] for name in names}, _joined(units, names, rules, hardware))
+    narrow = scales.narrow({name: ranges[name] for name in names}, _joined(units, int8, names, rules, hardware))
     makers = {units.producer[name]: share for name, share in narrow.items() if name in units.producer}
-    return {index: share for index, share in makers.items() if units.all[index].role is Role.HEAVY and index in int8}
+    return {index: share for index, share in makers.items() if index in int8}
 
 
-def _joined(units: Units, names: list[str], rules: Int8Rules, hardware: Hardware) -> scales.Groups:
+def _joined(
+    units: Units, int8: frozenset[int], names: list[str], rules: Int8Rules, hardware: Hardware
+) -> scales.Groups:
     joined = scales.groups(units, names, concats=rules.shared_concat_scale)
     if hardware.accelerator:
         # 'int8 input ranges of the two operands must be equal' for a sum (NvInfer.h, restrictions of the DLA).
         for unit in units.all:
-            if unit.role is Role.ELEMENTWISE and unit.node.op_type == "Add":
+            if unit.node.op_type == "Add" and unit.index in int8:
                 joined.join(unit.inputs)
     return joined
 
 
 def noise_groups(units: Units) -> list[NoiseGroup]:
-    """Return the rounded tensors; one from a layer is spared if that layer is in float, another if its readers are."""
+    """Return the rounded tensors; what a unit answers is spared if it is in float, anything else if its readers are."""
+    able = frozenset(unit.index for unit in units.all if unit.role is not Role.FLOAT)
     groups = []
-    everything = [unit.index for unit in units.all]
-    for name, readers in edges(units, everything, answers=False).items():
+    for name, readers in edges(units, able, answers=False).items():
         maker = units.producer.get(name)
-        layers = frozenset(index for index in readers if units.all[index].role is Role.HEAVY)
-        if maker is not None and units.all[maker].role is Role.HEAVY:
-            layers = frozenset({maker})
-        groups.append(NoiseGroup((name,), layers))
+        touching = frozenset({maker}) if maker is not None and maker in able else able.intersection(readers)
+        groups.append(NoiseGroup((name,), touching))
     return groups
 
 

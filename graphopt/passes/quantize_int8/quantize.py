@@ -135,9 +135,9 @@ class QuantizeInt8:
         while True:
             chosen = work.able(refused) if everything else work.fastest(refused)
             if not any(work.units.all[index].role is Role.HEAVY for index in chosen):
-                reason = work.prices.no_gain
-                if any(work.units.all[index].role is Role.HEAVY for index in refused):
-                    reason = "no convolution or matrix product is left that can and should run in int8"
+                reason = "no convolution or matrix product is left that can and should run in int8"
+                if _heavy(work, work.able(refused)) or not _heavy(work, frozenset(refused)):
+                    reason = work.prices.no_gain
                 raise Declined(reason, _report(work, frozenset(), refused))
             work.calibrate(chosen)
             seen = work.observable(chosen)
