@@ -14,6 +14,7 @@ from graphopt.data import Feed, Parts
 from graphopt.decisions import Measured
 from graphopt.errors import UnsupportedModelError
 from graphopt.graph.cost import Costs
+from graphopt.latency import as_placed_by_runtime
 from graphopt.model.content import content_hash
 from graphopt.passes.base import Goals
 from graphopt.report.schema import AccuracyFacts, LatencyFacts, RuleFinding
@@ -302,7 +303,8 @@ class DataJudge:
         rules = self.hardware.int8 if self.hardware is not None else None
         if rules is not None and rules.implicit:
             # The graph is left in float and says nothing of what the runtime makes of it.
-            model = self._simulations.get(digest, model)
+            simulation = self._simulations.get(digest)
+            model = model if simulation is None else as_placed_by_runtime(simulation)
         return Weighed(model, digest)
 
 

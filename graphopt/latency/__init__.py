@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from graphopt.latency.estimate import Estimate, KernelEstimate, estimate
+from graphopt.latency.implicit import as_placed_by_runtime
 from graphopt.latency.ratio import ratio_interval
 from graphopt.latency.roofline import kernel_us
 from graphopt.latency.work import KernelWork, convolution, fully_connected, movement
@@ -11,6 +12,7 @@ __all__ = [
     "Estimate",
     "KernelEstimate",
     "KernelWork",
+    "as_placed_by_runtime",
     "convolution",
     "estimate",
     "fully_connected",
