@@ -25,8 +25,6 @@ _MATRIX_PRODUCTS = ("fully_connected", "matmul", "recurrent", "attention")
 _FILLED_ROWS = 16  # from 2 rows, which no kernel of a matrix product is made for, to here it gets better
 _MANY_ROWS = 32  # from here on a matrix product is cut into tiles as a 1x1 convolution is
 _GRADUAL = 0.75  # from idle to busy: the last tiles of large layers leave units idle, too (0.5 to 1.5 were tried)
-    0.75  # from idle to busy; below 1 since the last tiles of large layers leave units idle, too (tried: 0.5 to 1.5)
-)
 _MATRIX_UNITS = 4.5  # packed float16 doubles the rate of float32 and dp4a takes it times four; more is tensor cores
 _LARGE_WINDOW = 16  # elements; pooling windows above are whole planes
 DEFAULT = RuntimeModel(name="datasheet", fused=True, precision="float32", constants=DATASHEET_SET)
