@@ -194,6 +194,10 @@ EXPLAINED: dict[tuple[str, str, str], str] = {
     ("1905.11946", "PNASNet (Liu et al., 2018)", "macs"): (
         "timm's PNASNet-5-Large; the figure is copied there, its source was not opened"
     ),
+    ("1905.11946", "Scale ResNet-50 by depth (d=4)", "macs"): (
+        "four times the blocks in every stage; the paper's figure is near four times the whole net's, and it does not"
+        " say which layers it repeats"
+    ),
     ("1905.11946", "Baseline MobileNetV1 (Howard et al., 2017)", "macs"): "one digit: 569 M is printed as 0.6 G",
 }
 

@@ -3,8 +3,8 @@
     python -m benchmarks.pre_commit_hook [CHECKOUT]
 
 pre-commit clones the checkout, makes an environment of its own for it with pip (from the network: a minute or more) and
-runs the hook. The tests do the same in their own environment (`tests/checking/test_pre_commit_hook.py`). Committed
-changes of the checkout count, others do not.
+runs the hook. The tests do the same in their own environment (`tests/checking/test_pre_commit_hook.py`). Changes of
+the checkout that are not committed count, too: pre-commit makes a shadow of it.
 """
 
 import os

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -10,7 +10,7 @@ import onnx
 from graphopt.checking.catalog import BUDGET_UNKNOWN, MAX_BYTES, MAX_LATENCY, MAX_MACS, MAX_PARAMETERS
 from graphopt.checking.settings import Settings
 from graphopt.errors import ModelError, UsageError
-from graphopt.graph.cost import ModelCost, cost
+from graphopt.graph.cost import ModelCost, Scope, count, scopes
 from graphopt.latency import Estimate, estimate
 from graphopt.model import LoadedModel
 from graphopt.rules import Finding
@@ -38,34 +38,26 @@ def judge(model: LoadedModel, settings: Settings, target: Target | None) -> tupl
     """Count what there is a budget for, and only that, and hold it against the budget."""
     findings: list[Finding] = []
     if settings.max_bytes is not None and model.size > settings.max_bytes:
-        findings.append(
-            MAX_BYTES.finding(
-                "", f"{model.size:,} bytes, {_over(model.size, settings.max_bytes)} {settings.max_bytes:,}"
-            )
-        )
-    counted = None
-    if settings.max_parameters is not None or settings.max_macs is not None:
-        try:
-            counted = cost(model.proto, settings.input_shapes, settings.batch or 1)
-        except (ModelError, UsageError) as error:
-            findings.append(BUDGET_UNKNOWN.finding("", f"cannot be counted: {error}"))
+        over = _over(model.size, settings.max_bytes)
+        findings.append(MAX_BYTES.finding("", f"{model.size:,} bytes, {over} {settings.max_bytes:,}"))
+    counts = settings.max_parameters is not None or settings.max_macs is not None
+    if not counts and settings.max_latency_ms is None:
+        return Figures(model.size), findings
+    try:
+        graphs = scopes(model.proto, settings.input_shapes, settings.batch or 1)
+    except (ModelError, UsageError) as error:
+        return Figures(model.size), [*findings, BUDGET_UNKNOWN.finding("", f"cannot be counted: {error}")]
+    counted = count(graphs, [value.name for value in model.proto.graph.output]) if counts else None
     if counted is not None:
         findings += _counts(counted, settings)
     latency = None
     if settings.max_latency_ms is not None:
         try:
-            latency = _latency(model.proto, settings, target)
+            latency = _latency(model.proto, graphs, settings, target)
         except (ModelError, UsageError) as error:
             findings.append(BUDGET_UNKNOWN.finding("", f"latency cannot be estimated: {error}"))
-    if latency is not None and settings.max_latency_ms is not None and latency.ms > settings.max_latency_ms:
-        low, high = latency.interval
-        findings.append(
-            MAX_LATENCY.finding(
-                "",
-                f"estimated {latency.ms:.3g} ms ({low:.3g} to {high:.3g}) for batch {latency.batch} with "
-                f"{latency.runtime}, {_over(latency.ms, settings.max_latency_ms)} {settings.max_latency_ms:g} ms",
-            )
-        )
+        else:
+            findings += _time(latency, settings.max_latency_ms)
     parameters, macs = (counted.parameters, counted.macs) if counted is not None else (None, None)
     return Figures(model.size, parameters, macs, latency), findings
 
@@ -94,7 +86,17 @@ def _over(found: float, most: float) -> str:
     return f"{'just' if share == '0%' else share} over the budget of".lstrip()
 
 
-def _latency(model: onnx.ModelProto, settings: Settings, target: Target | None) -> Estimate:
+def _time(found: Estimate, most: float) -> Iterator[Finding]:
+    if found.ms > most:
+        low, high = found.interval
+        yield MAX_LATENCY.finding(
+            "",
+            f"estimated {found.ms:.3g} ms ({low:.3g} to {high:.3g}) for batch {found.batch} with {found.runtime}, "
+            f"{_over(found.ms, most)} {most:g} ms",
+        )
+
+
+def _latency(model: onnx.ModelProto, graphs: Sequence[Scope], settings: Settings, target: Target | None) -> Estimate:
     if target is None:
         raise UsageError("max-latency-ms needs a target")
     return estimate(
@@ -103,4 +105,5 @@ def _latency(model: onnx.ModelProto, settings: Settings, target: Target | None) 
         runtime=settings.runtime,
         batch=settings.batch or 1,
         shapes=settings.input_shapes or None,
+        graphs=graphs,
     )

@@ -30,7 +30,7 @@ def contradiction(model: onnx.ModelProto) -> str:
 def _refusal(model: onnx.ModelProto) -> str:
     try:
         onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
-    except onnx.shape_inference.InferenceError as error:
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         return " ".join(str(error).split())
     return ""
 

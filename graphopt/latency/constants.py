@@ -35,7 +35,7 @@ MEANINGS: Mapping[str, tuple[float, str]] = MappingProxyType({
     "memory.pooling": (1.0, "share of bandwidth of pooling"),
     "memory.plane_pooling": (1.0, "share of bandwidth of pooling over whole planes"),
     "cache.pooling": (1e3, "elements that pooling windows read, of 4 bytes, over the bandwidth of memory"),
-    "small.product": (0.0, "outputs a multiprocessor at which a convolution takes twice the time of its work"),
+    "small.product": (0.0, "outputs a multiprocessor at which a convolution takes 2.5 times the time of its work"),
     "small.depthwise": (0.0, "the same for depthwise convolutions"),
     "small.group": (0.0, "channels a group at which a grouped convolution reaches half its share"),
     "small.window": (0.0, "window at which a depthwise convolution reaches half its share"),

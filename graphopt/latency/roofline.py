@@ -24,6 +24,7 @@ _MEMORY = {"normalization": "normalization", "reduction": "normalization", "broa
 _MATRIX_PRODUCTS = ("fully_connected", "matmul", "recurrent", "attention")
 _FILLED_ROWS = 16  # from 2 rows, which no kernel of a matrix product is made for, to here it gets better
 _MANY_ROWS = 32  # from here on a matrix product is cut into tiles as a 1x1 convolution is
+_GRADUAL = 0.75  # from idle to busy: the last tiles of large layers leave units idle, too (0.5 to 1.5 were tried)
 _MATRIX_UNITS = 4.5  # packed float16 doubles the rate of float32 and dp4a takes it times four; more is tensor cores
 _LARGE_WINDOW = 16  # elements; pooling windows above are whole planes
 DEFAULT = RuntimeModel(name="datasheet", fused=True, precision="float32", constants=DATASHEET_SET)
@@ -139,7 +140,7 @@ def _share(work: KernelWork, fitted: Constants) -> Number:
 def _idle(work: KernelWork, outputs: Number, device: Device, fitted: Constants) -> Number:
     """How much longer work takes that is too small to keep every multiprocessor busy; ``outputs`` with padding."""
     small = fitted["small.depthwise" if work.kind == "depthwise" else "small.product"]
-    longer = 1 + small * device.multiprocessors / np.maximum(outputs, 1.0)
+    longer = (1 + (small * device.multiprocessors / np.maximum(outputs, 1.0)) ** _GRADUAL) ** (1 / _GRADUAL)
     return np.where(_rows(work) > _MANY_ROWS, longer, 1.0) if work.kind in _MATRIX_PRODUCTS else longer
 
 

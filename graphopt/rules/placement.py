@@ -69,15 +69,31 @@ def _quantizer_in_fusion(view: View, hardware: Hardware) -> Iterator[Place]:
     for node in view.nodes:
         if node.op not in _FUSED:
             continue
-        tensor = before_pair(node.input(0))
-        maker = tensor.producer if tensor is not None else None
-        if maker is not None and maker.op in WEIGHTED:
+        maker = _kernel_of(view, before_pair(node.input(0)))
+        if maker is not None:
             pair = dequantizer(node.input(0))
             yield Place(
                 pair.name if pair is not None else node.name,
                 f"Q/DQ between {maker.op} '{maker.name}' and {node.op} '{node.name}', which would otherwise run as one "
                 f"kernel: quantize behind the {node.op}",
             )
+
+
+def _kernel_of(view: View, tensor: Tensor | None) -> Node | None:
+    """The convolution or product in whose kernel a tensor is made: bias, normalization or addition run inside it."""
+    for _ in range(3):
+        node = tensor.producer if tensor is not None else None
+        if node is None or node.op in WEIGHTED:
+            return node
+        if node.op == "BatchNormalization":
+            tensor = node.input(0)
+        elif node.op == "Add" and any(view.is_fixed(each) for each in node.inputs):
+            tensor = next((each for each in node.inputs if not view.is_fixed(each)), None)
+        elif node.op == "Add":
+            tensor = next((each for each in node.inputs if _is_convolved(each)), None)
+        else:
+            return None
+    return None
 
 
 def _residual_quantizer(view: View, hardware: Hardware) -> Iterator[Place]:
@@ -118,7 +134,7 @@ def _concat_scales(view: View, hardware: Hardware) -> Iterator[Place]:
             continue
         output = node.output()
         behind = [reader for reader in output.readers if reader.op in QUANTIZE] if output is not None else []
-        ends = [dequantizer(tensor) for tensor in node.inputs if tensor is not None and not view.is_fixed(tensor)]
+        ends = [comes_quantized(tensor, MOVEMENT) for tensor in node.inputs if not view.is_fixed(tensor)]
         known = [(end, values) for end in [*ends, *behind] if end and (values := view.values(end.input(1))) is not None]
         different = next((end for end, values in known if not _same(values, known[0][1])), None)
         if different is not None and any(ends):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from onnx import TensorProto
 
@@ -55,14 +55,17 @@ def before_pair(tensor: Tensor | None) -> Tensor | None:
     return quantize.input(0) if quantize is not None else None
 
 
-def comes_quantized(tensor: Tensor | None) -> Node | None:
-    """The DQ that a tensor's values come from, data movement on the way let through; None where there is none."""
+def comes_quantized(tensor: Tensor | None, through: Collection[str] = _HANDING_ON) -> Node | None:
+    """The DQ that a tensor's values come from, data movement on the way let through; None where there is none.
+
+    With ``Concat`` in ``through``, its first input stands for all.
+    """
     for _ in range(_FAR):
         if tensor is None or tensor.producer is None:
             return None
         if tensor.producer.op in DEQUANTIZE:
             return tensor.producer
-        if tensor.producer.op not in _HANDING_ON:
+        if tensor.producer.op not in through:
             return None
         tensor = tensor.producer.input(0)
     return None

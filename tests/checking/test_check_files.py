@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support import model
 
 from graphopt.checking import CheckedFile, CheckResult, check
@@ -174,3 +176,14 @@ def test_the_model_given_is_not_changed() -> None:
 def test_bytes_are_a_model_too() -> None:
     assert checked(model(NET).SerializeToString()).path == "<bytes>"
     assert np.isclose(checked(model(NET)).figures.size, len(model(NET).SerializeToString()), rtol=0.1)  # type: ignore[union-attr]
+
+
+@settings(derandomize=True, deadline=None, max_examples=100)
+@given(st.data())
+def test_damaged_files_have_findings_or_none_but_never_an_exception(data: st.DataObject) -> None:
+    """Half of a net is bytes of structure: anything may stand where something is expected."""
+    content = bytearray(model(NET).SerializeToString())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    result = check(bytes(content), target="jetson-orin-nano", max_macs=1, max_latency_ms=1.0, use_config=False)
+    assert all(found.message for found in result.files[0].findings)

@@ -125,6 +125,58 @@ class TestResidualAdditions:
         assert found(instead(QUANTIZED, (CONV_IS_LAST, tail)), "residual_quantizer") == []
 
 
+class TestFusion:
+    """Nothing stands between a kernel and what runs inside it."""
+
+    AFTER = "nq = QuantizeLinear(n, s, z) u = DequantizeLinear(nq, s, z) y = Relu(u)"
+    BESIDES = ("float[16] b", "float[16] b, float[16] var_b, float[16,1,1] k")
+
+    @pytest.mark.parametrize(
+        ("between", "rules"),
+        [
+            ("n = BatchNormalization(v, b, b, b, var_b)", ["quantizer_in_fusion"]),
+            ("n = Add(v, k)", ["quantizer_in_fusion"]),
+            ("n = Add(x, v)", ["quantizer_in_fusion"]),
+            ("n = Sigmoid(v)", []),
+            ("n = Relu(v)", []),
+        ],
+        ids=["a normalization", "a bias", "a residual addition", "another activation", "an activation twice"],
+    )
+    def test_the_kernel_ends_behind_the_first_activation(self, between: str, rules: list[str]) -> None:
+        text = instead(QUANTIZED, self.BESIDES, (CONV_IS_LAST, BEHIND_CONV + between + "\n" + self.AFTER))
+        assert found(text, "quantizer_in_fusion") == rules
+
+
+class TestConcat:
+    """One scale for all that meets in a Concat, whatever moves it there."""
+
+    NET = """agraph (float[1,8,8,8] x, float[1,8,8,8] o) => (float[n,c,h,w] y)
+    <float s = {{0.1}}, float t = {{{0}}}, int8 z = {{0}}>
+    {{
+        q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z)
+        r = QuantizeLinear(o, t, z) e = DequantizeLinear(r, t, z)
+        {1}
+    }}"""
+
+    @pytest.mark.parametrize(
+        "meeting",
+        [
+            "[cat] y = Concat<axis = 1>(d, e)",
+            "m = MaxPool<kernel_shape = [1,1]>(e) [cat] y = Concat<axis = 1>(d, m)",
+            "i = Concat<axis = 1>(d, d) [cat] y = Concat<axis = 1>(i, e)",
+            "[cat] c = Concat<axis = 1>(d, d) k = QuantizeLinear(c, t, z) y = DequantizeLinear(k, t, z)",
+        ],
+    )
+    def test_different_scales_meet(self, meeting: str) -> None:
+        (finding,) = check_model(model(self.NET.format(0.2, meeting)), TENSORRT, ["concat_scales"])
+        assert finding.where == "cat"
+        assert check_model(model(self.NET.format(0.1, meeting)), TENSORRT, ["concat_scales"]) == []
+
+    def test_what_is_not_quantized_has_no_scale(self) -> None:
+        proto = model(self.NET.format(0.2, "[cat] y = Concat<axis = 1>(d, o)"))
+        assert check_model(proto, TENSORRT, ["concat_scales"]) == []
+
+
 class TestStronglyTyped:
     """Where the runtime computes in the types of the graph, what is not int8 should be float16."""
 
