@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from graphopt.inspection import Inspection
 
 MOST_FINDINGS = 30
+WIDTH = 110
+_INDENT = " " * 14
 _TITLES = {"half_channels": "half channels", "rank_1": "separable: 1", "rank_2": "2 pairs", "int8": "int8"}
 
 
@@ -28,7 +31,7 @@ def latency_lines(latency: Latency) -> Iterator[str]:
         f"  latency     {latency.source} {milliseconds(latency.ms)} ms ({interval}) on {latency.target},"
         f" {latency.runtime}, batch {latency.batch}"
     )
-    yield f"              {latency.basis}"
+    yield from textwrap.wrap(latency.basis, WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT)
 
 
 def latency_tables(inspection: Inspection, top: int) -> Iterator[Table]:

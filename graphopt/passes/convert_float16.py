@@ -161,7 +161,7 @@ class _Conversion:
         simulation = self._simulation(half)
         report = self.report(half, details)
         found = self.noise(half)
-        label = f"{report.changes} nodes in float16, {len(self.sites) - report.changes} in float32"
+        label = f"{report.changes} nodes in float16, {len(report.skipped)} in float32"
         if found is not None:
             report.details["sqnr_db"] = decibel(found)  # type: ignore[index]
             label += f", {decibel(found):.1f} dB"
@@ -171,13 +171,15 @@ class _Conversion:
 
     def report(self, half: frozenset[int], more: dict[str, Any] | None = None) -> PassReport:
         """What became of each node."""
-        reasons = {site.number: self.reasons.get(site.number, CASTS_COST_MORE) for site in self.sites}
-        left = [site for site in self.sites if site.number not in half]
-        skipped = tuple(Skip(site.name, reasons[site.number]) for site in left)
+        # That a quantizer reads float32 is nothing that anyone could mend.
+        left = [site for site in self.sites if site.number not in half and site.node.op != "QuantizeLinear"]
+        left.sort(key=lambda site: site.number not in self.reasons)
+        skipped = tuple(Skip(site.name, self.reasons.get(site.number, CASTS_COST_MORE)) for site in left)
         details = {
             "written": "graph" if self._in_graph else "runtime option",
             "float16_nodes": len(half),
-            "float32_nodes": [site.name for site in left if site.reads or site.writes],
+            # What a runtime that chooses types by itself must be told to leave in float32 (trtexec --layerPrecisions).
+            "keep_float32": [site.name for site in left if site.number in self.reasons and not site.blocked],
             **(more or {}),
         }
         return PassReport(len(half), skipped, details)
