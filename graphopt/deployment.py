@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnx
 
+from graphopt.report.schema import Stage
 from graphopt.runtime import TensorSpec, input_specs
 from graphopt.targets import Hardware
 
@@ -26,6 +27,7 @@ def engine_command(
     hardware: Hardware,
     shapes: Mapping[str, Sequence[int]],
     endings: Sequence[str] = (),
+    float32: Sequence[str] | None = (),
 ) -> str | None:
     """The ``trtexec`` line for a model; None where the target's runtime builds no engines.
 
@@ -35,6 +37,7 @@ def engine_command(
         hardware: facts about the target.
         shapes: shapes of the inputs that it was optimized with: the engine is tuned for them.
         endings: of the files beside it.
+        float32: nodes that must not run in float16 where the runtime chooses types by itself; None: nothing must.
     """
     if hardware.runtime != "tensorrt":
         return None
@@ -47,8 +50,13 @@ def engine_command(
         if _STRONGLY_TYPED_OPTION <= version < _ALWAYS_STRONGLY_TYPED:
             words.append("--stronglyTyped")
     else:
-        if "float16" in hardware.precisions:
+        if "float16" in hardware.precisions and (float32 is not None or "float32" not in hardware.precisions):
             words.append("--fp16")
+        # Of names with these in them trtexec would make something else.
+        kept = [name for name in float32 or () if not {",", ":"} & set(name)]
+        if kept:
+            spec = ",".join(f"{name}:fp32" for name in kept)
+            words += ["--precisionConstraints=obey", f"--layerPrecisions={spec}", f"--layerOutputTypes={spec}"]
         if quantized or calibrated:
             words.append("--int8")
     if calibrated:
@@ -56,6 +64,15 @@ def engine_command(
     if hardware.accelerator:
         words += ["--useDLACore=0", "--allowGPUFallback"]
     return shlex.join([*words, *_profile(input_specs(model), shapes)])
+
+
+def left_in_float32(stages: Sequence[Stage]) -> Sequence[str] | None:
+    """Nodes that a runtime which chooses types by itself must leave in float32; None where float16 was refused."""
+    for stage in reversed(stages):
+        if stage.details.get("written") == "runtime option":
+            names: Sequence[str] | None = stage.details["keep_float32"] if stage.changes else None
+            return names
+    return ()
 
 
 def _profile(specs: Sequence[TensorSpec], shapes: Mapping[str, Sequence[int]]) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 
 from graphopt._version import __version__
-from graphopt.deployment import engine_command
+from graphopt.deployment import engine_command, left_in_float32
 from graphopt.errors import GateError, UsageError
 from graphopt.facts import environment, model_facts
 from graphopt.judge import HOW_TO_GIVE, DataJudge, Finding
@@ -73,7 +73,7 @@ def judged(loaded: LoadedModel, profile: Target, attempt: Attempt, judge: DataJu
     hardware, shapes, endings = profile.hardware, judge.shapes, tuple(sorted(attempt.files))
 
     def deploy(path: Path) -> Deployment | None:
-        command = engine_command(final, path, hardware, shapes, endings)
+        command = engine_command(final, path, hardware, shapes, endings, left_in_float32(attempt.stages))
         names = tuple(path.with_suffix(ending).name for ending in endings)
         return Deployment(command, names) if command or names else None
 

@@ -187,6 +187,20 @@ def test_another_file_of_the_same_name_is_taken_with_a_warning(nets, tmp_path):
     assert "another file than was measured" in warnings[0]
 
 
+def test_open_axes_take_the_shapes_that_are_given_and_the_batch_that_was_measured(tmp_path):
+    path = tmp_path / "open.onnx"
+    text = "g (float[N,8,H,W] x) => (float[N,8,P,Q] y) <float[8,8,3,3] w> { y = Conv<pads = [1,1,1,1]>(x, w) }"
+    onnx.save_model(model(text), path)
+    row = Measurement(str(path), "", EAGER, "", 16, None, 1.0, None, None)
+
+    ((found,), _) = find_models([row], tmp_path / "measured.csv", None, {"x": (1, 8, 64, 64)})
+
+    (kernel,) = estimate(found.model, TITAN.hardware, runtime=EAGER, batch=16).kernels
+    assert kernel.macs == 16 * 64 * 64 * 8 * 8 * 9
+    with pytest.raises(UsageError, match="contradicts"):
+        find_models([row], tmp_path / "measured.csv", None, {"x": (1, 3, 64, 64)})
+
+
 def test_a_model_that_is_nowhere_is_named(tmp_path):
     row = Measurement("gone.onnx", "", EAGER, "", 1, None, 1.0, None, None)
 

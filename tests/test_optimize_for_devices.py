@@ -13,11 +13,12 @@ import pytest
 from support import model, ops
 
 import graphopt
-from graphopt.deployment import engine_command
+from graphopt.deployment import engine_command, left_in_float32
 from graphopt.errors import OutputError
 from graphopt.latency import as_placed_by_runtime, estimate, ratio_interval
 from graphopt.passes.base import Candidate, Context, PassReport
 from graphopt.passes.fix_shapes import FixShapes
+from graphopt.report.schema import Stage
 from graphopt.speed import EstimatedSpeed, Weighed
 from graphopt.targets import Hardware, load_target
 
@@ -155,6 +156,24 @@ def test_the_command_that_builds_an_engine(target: str, wanted: list[str], unwan
     assert words[:3] == ["trtexec", "--onnx=net.onnx", "--saveEngine=net.engine"]
     assert set(wanted) <= set(words)
     assert not set(unwanted) & set(words)
+
+
+def test_a_runtime_that_chooses_types_is_told_what_float16_would_spoil() -> None:
+    """And that nothing may run in it, where accuracy did not hold; an accelerator has no other float."""
+    shapes = {"x": (4, 16, 8, 8)}
+
+    def words(target: str, *stages: Stage) -> list[str]:
+        command = engine_command(model(TEXT), "n.onnx", hardware(target), shapes, (), left_in_float32(stages))
+        assert command is not None
+        return command.split()
+
+    details = {"written": "runtime option", "keep_float32": ["a", "b"]}
+    kept = words("jetson-nano", Stage("convert_float16", "applied", "", changes=3, details=details))
+    assert {"--fp16", "--precisionConstraints=obey", "--layerPrecisions=a:fp32,b:fp32"} <= set(kept)
+    refused = Stage("convert_float16", "rolled_back", "", details=details)
+    assert "--fp16" not in words("jetson-nano", refused)
+    assert "--fp16" in words("jetson-nano", Stage("convert_float16", "skipped", "no samples"))
+    assert "--fp16" in words("jetson-agx-orin-dla", refused)
 
 
 def test_runtimes_that_read_onnx_need_no_command() -> None:

@@ -9,22 +9,27 @@ import onnx
 
 from graphopt.checking.catalog import DUPLICATE_WEIGHTS
 from graphopt.checking.unused import shortened
+from graphopt.model import initializers_are_constants
 from graphopt.model.tensors import byte_count, is_external
 from graphopt.rules import Finding
 
 MINIMUM_BYTES = 1024
 """Smaller tensors are not compared: equal scalars and short vectors are everywhere, and cost nothing."""
 _PROBE = 64
+_QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 
 
 def duplicates(model: onnx.ModelProto) -> Iterator[Finding]:
     """Yield one finding for all initializers and constants of the main graph that repeat an earlier one.
 
     Compared are type, shape and bytes. Left out: what the graph returns, defaults of inputs that the caller may
-    override, and external data that was not read.
+    override, external data that was not read, and scales and zero points, of which every quantizer has its own.
     """
     graph = model.graph
-    own = {info.name for info in (*graph.input, *graph.output)} if model.ir_version >= 4 else {*_outputs(graph)}
+    own = {info.name for info in graph.output}
+    if not initializers_are_constants(model):
+        own.update(info.name for info in graph.input)
+    own.update(name for node in graph.node if node.op_type in _QUANTIZERS for name in node.input[1:])
     alike: dict[tuple[object, ...], list[tuple[str, onnx.TensorProto]]] = {}
     for name, tensor in _stored(graph):
         if name in own or is_external(tensor) or byte_count(tensor) < MINIMUM_BYTES:
@@ -42,10 +47,6 @@ def duplicates(model: onnx.ModelProto) -> Iterator[Finding]:
         yield DUPLICATE_WEIGHTS.finding(
             repeated[0][0], f"{one} stored more than once, {wasted:,} bytes too many: {shortened(pairs)}"
         )
-
-
-def _outputs(graph: onnx.GraphProto) -> Iterator[str]:
-    return (info.name for info in graph.output)
 
 
 def _stored(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:

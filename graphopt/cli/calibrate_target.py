@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from graphopt.cli.options import common_options, json_option
+from graphopt.cli.options import common_options, input_shape_option, json_option
 from graphopt.cli.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ SCHEMA = "graphopt.calibrate-target/1"
     help="Folder with the models, where they lie elsewhere than when measured; weights may be absent.",
 )  # fmt: skip
 @click.option("--runtime", default=None, help="Runtime of TARGET that was measured. [default: as the CSV says]")
+@input_shape_option
 @json_option
 @common_options
 @click.pass_obj
@@ -42,6 +43,7 @@ def calibrate_target(
     output: Path,
     models: Path | None,
     runtime: str | None,
+    input_shapes: dict[str, tuple[int, ...]],
     as_json: bool,
 ) -> None:
     """Refit the latency model of TARGET to a few nets that were measured on the device.
@@ -61,7 +63,7 @@ def calibrate_target(
     rows = read_measurements(table)
     chosen = choose_runtime(rows, profile.hardware, runtime)
     fitting = [row for row in rows if row.runtime in ("", chosen)] if runtime is None else rows
-    measured, warnings = find_models(fitting, table, models)
+    measured, warnings = find_models(fitting, table, models, input_shapes)
     with terminal.progress() as progress:
         found = refit_target(profile, measured, chosen, progress=progress)
     _write(output, as_toml(found, output.stem, _inherited(target, output), table))

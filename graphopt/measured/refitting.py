@@ -80,7 +80,10 @@ class Refit:
 
 
 def find_models(
-    rows: Sequence[Measurement], table: Path, folder: Path | None
+    rows: Sequence[Measurement],
+    table: Path,
+    folder: Path | None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> tuple[tuple[Measured, ...], tuple[str, ...]]:
     """Read the model of each measurement; weights may be absent. Returns them and warnings.
 
@@ -88,10 +91,12 @@ def find_models(
         rows: the measurements.
         table: their file; paths of models are relative to where it lies, or to the working directory.
         folder: where models lie that were measured elsewhere, found there by hash or else by file name.
+        shapes: shapes of inputs by name, for those models that have such inputs and leave axes open.
 
     Raises:
         DataError: a model is not found.
         ModelError: it cannot be read.
+        UsageError: a shape contradicts its model.
     """
     by_hash: dict[str, Path] = {}
     if folder is not None and any(row.sha256 for row in rows):
@@ -105,9 +110,24 @@ def find_models(
             loaded = read(path, weights=False)
             if row.sha256 and loaded.sha256 != row.sha256:
                 warnings.append(f"{path} is another file than was measured, by its hash; taken to be the same net")
+            _fix_inputs(loaded.proto, shapes or {})
             found[row.model] = Measured(row, path.stem, loaded.proto)
         result.append(replace(found[row.model], row=row))
     return tuple(result), tuple(warnings)
+
+
+def _fix_inputs(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> None:
+    for value in model.graph.input:
+        if value.name not in shapes:
+            continue
+        dims = value.type.tensor_type.shape.dim
+        wanted = shapes[value.name]
+        fixed = [dim.dim_value if dim.HasField("dim_value") else None for dim in dims]
+        if len(dims) != len(wanted) or any(own not in (None, size) for own, size in zip(fixed, wanted, strict=True)):
+            raise UsageError(f"input {value.name!r} has the shape {fixed}; {list(wanted)} contradicts it")
+        # The first axis is the batch, which the measurement tells.
+        for dim, size in list(zip(dims, wanted, strict=True))[1:]:
+            dim.dim_value = size
 
 
 def _by_name(row: Measurement, table: Path, folder: Path | None) -> Path:

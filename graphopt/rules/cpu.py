@@ -1,4 +1,4 @@
-"""GO341 to GO349: int8 that ONNX Runtime's CPU provider would not run in integer kernels, or slowly.
+"""GO341 to GO343, GO348 and GO349: int8 that the CPU provider would not run in integer kernels.
 
 Every rule here is what ONNX Runtime 1.31.1 was seen to do on x86-64 (the graph after its optimizer; tests/rules looks
 again). A convolution half in int8 runs in float with conversions around it, far slower than without any Q/DQ.
@@ -16,7 +16,6 @@ from graphopt.rules.quantizers import (
     QUANTIZE,
     WEIGHTED,
     dequantizer,
-    holds_weights,
     quantized_type,
 )
 from graphopt.rules.rule import WARNING, Place, Rule
@@ -24,18 +23,17 @@ from graphopt.rules.view import Node, Tensor, View
 from graphopt.targets.schema import Hardware
 
 # What ONNX Runtime moves Q and DQ across by itself.
-_MOVED_ACROSS = frozenset({"Dropout", "Identity", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+MOVED_ACROSS = frozenset({"Dropout", "Identity", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 _ACTIVATIONS = frozenset({"Elu", "HardSigmoid", "HardSwish", "LeakyRelu", "PRelu", "Sigmoid", "Tanh"})
-_SIGNED_OR_NOT = frozenset({"ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "com.microsoft::QGemm"})
-_FAR = 32
+FAR = 32
 _LOWEST: Mapping[int, int] = {TensorProto.UINT8: 0, TensorProto.INT8: -128}
 
 
-def _dequantizer_across(tensor: Tensor | None) -> Node | None:
+def dequantizer_across(tensor: Tensor | None) -> Node | None:
     """The DQ that a tensor comes from, across what ONNX Runtime moves it."""
-    for _ in range(_FAR):
+    for _ in range(FAR):
         node = tensor.producer if tensor is not None else None
-        if node is None or node.op in DEQUANTIZE or node.op not in _MOVED_ACROSS:
+        if node is None or node.op in DEQUANTIZE or node.op not in MOVED_ACROSS:
             return node if node is not None and node.op in DEQUANTIZE else None
         tensor = node.input(0)
     return None
@@ -43,25 +41,25 @@ def _dequantizer_across(tensor: Tensor | None) -> Node | None:
 
 def _behind(tensor: Tensor | None) -> Node | None:
     """The only reader of a tensor, across what Q is moved; None where there are several, none, or a model's output."""
-    for _ in range(_FAR):
+    for _ in range(FAR):
         if tensor is None or tensor.is_output or len(tensor.readers) != 1:
             return None
         reader = tensor.readers[0]
-        if reader.op not in _MOVED_ACROSS:
+        if reader.op not in MOVED_ACROSS:
             return reader
         tensor = reader.output()
     return None
 
 
-def _meant_for_int8(view: View) -> Iterator[Node]:
+def meant_for_int8(view: View) -> Iterator[Node]:
     """Convolutions and matrix products whose inputs both come from a DQ."""
     for node in view.nodes:
-        if node.op in WEIGHTED and _dequantizer_across(node.input(0)) and _dequantizer_across(node.input(1)):
+        if node.op in WEIGHTED and dequantizer_across(node.input(0)) and dequantizer_across(node.input(1)):
             yield node
 
 
 def _result_not_quantized(view: View, hardware: Hardware) -> Iterator[Place]:
-    for node in _meant_for_int8(view):
+    for node in meant_for_int8(view):
         if node.op not in ("Conv", "Gemm"):
             continue
         reader = _behind(node.output())
@@ -88,7 +86,7 @@ def _answers_in_float(view: View, node: Node) -> bool:
 
 
 def _activation_kept(view: View, hardware: Hardware) -> Iterator[Place]:
-    for node in _meant_for_int8(view):
+    for node in meant_for_int8(view):
         activation = _behind(node.output())
         if node.op not in ("Conv", "Gemm") or activation is None:
             continue
@@ -134,9 +132,9 @@ def _bound(view: View, clip: Node, index: int, name: str, default: float) -> flo
 
 def _weights_only(view: View, hardware: Hardware) -> Iterator[Place]:
     for node in view.nodes:
-        if node.op not in ("Conv", "Gemm", "ConvTranspose") or _dequantizer_across(node.input(0)) is not None:
+        if node.op not in ("Conv", "Gemm", "ConvTranspose") or dequantizer_across(node.input(0)) is not None:
             continue
-        if _dequantizer_across(node.input(1)) is not None:
+        if dequantizer_across(node.input(1)) is not None:
             yield Place(
                 node.name,
                 f"{node.op}: its weights quantized, its input not; it runs in float, and unpacks the weights in each "
@@ -144,76 +142,8 @@ def _weights_only(view: View, hardware: Hardware) -> Iterator[Place]:
             )
 
 
-def _signed_activations(view: View, hardware: Hardware) -> Iterator[Place]:
-    if hardware.int8 is None or hardware.int8.activation_dtype != "uint8":
-        return
-    for node in view.nodes:
-        if node.op not in QUANTIZE or holds_weights(view, node) or quantized_type(view, node) != TensorProto.INT8:
-            continue
-        tensor = node.output()
-        pairs = [reader for reader in tensor.readers if reader.op in DEQUANTIZE] if tensor is not None else []
-        ends = [end for pair in pairs if (end := pair.output()) is not None]
-        readers = [reader for end in ends for reader in end.readers]
-        several = len(readers) + sum(end.is_output for end in ends) > 1
-        maker = _maker(node.input(0))
-        if several and any(one is not None and one.op == "Conv" for one in (*readers, maker)):
-            yield Place(
-                node.name,
-                "an activation in int8 with several readers; on x86 the convolutions around it run in float: quantize "
-                "activations as uint8",
-            )
-
-
-def _maker(tensor: Tensor | None) -> Node | None:
-    """The node that computes a tensor, a Relu or Clip behind it let through."""
-    for _ in range(_FAR):
-        node = tensor.producer if tensor is not None else None
-        if node is None or node.op not in ("Relu", "Clip", *_MOVED_ACROSS):
-            return node
-        tensor = node.input(0)
-    return None
-
-
-def _signed_integers(view: View, hardware: Hardware) -> Iterator[Place]:
-    if hardware.int8 is None or hardware.int8.activation_dtype != "uint8":
-        return
-    for node in view.nodes:
-        if node.op in _SIGNED_OR_NOT and view.dtype(node.input(0)) == TensorProto.INT8:
-            yield Place(
-                node.name,
-                f"{node.op} of int8 with int8, on x86 a tenth of the speed of uint8 with int8: quantize activations as "
-                "uint8",
-            )
-
-
-def _unsigned_weights(view: View, hardware: Hardware) -> Iterator[Place]:
-    for node in _meant_for_int8(view):
-        weights = _dequantizer_across(node.input(1))
-        if weights is None or not holds_weights(view, weights):
-            continue
-        if quantized_type(view, weights) == TensorProto.UINT8:
-            yield Place(node.name, f"{node.op}: weights in uint8, whose products are slow: quantize them as int8")
-
-
-def _saturating_weights(view: View, hardware: Hardware) -> Iterator[Place]:
-    if hardware.int8 is None or hardware.int8.weight_bits >= 8:
-        return
-    most = 2 ** (hardware.int8.weight_bits - 1)
-    for node in _meant_for_int8(view):
-        weights = _dequantizer_across(node.input(1))
-        values = view.values(weights.input(0)) if weights is not None else None
-        if values is None or values.dtype != np.int8 or not values.size:
-            continue
-        if (largest := int(np.abs(values.astype(np.int16)).max())) > most:
-            yield Place(
-                node.name,
-                f"{node.op}: weights up to {largest} in size, where sums of two products saturate beyond {most}: "
-                f"quantize them to {hardware.int8.weight_bits} bits (reduce_range)",
-            )
-
-
 def _computed_bias(view: View, hardware: Hardware) -> Iterator[Place]:
-    for node in _meant_for_int8(view):
+    for node in meant_for_int8(view):
         bias = node.input(2) if node.op in ("Conv", "Gemm") else None
         if bias is not None and dequantizer(bias) is None and not view.is_fixed(bias):
             yield Place(
@@ -222,12 +152,12 @@ def _computed_bias(view: View, hardware: Hardware) -> Iterator[Place]:
 
 
 def _no_integer_kernel(view: View, hardware: Hardware) -> Iterator[Place]:
-    for node in _meant_for_int8(view):
+    for node in meant_for_int8(view):
         if node.op == "ConvTranspose":
             yield Place(node.name, "ConvTranspose has no integer kernel: leave it in float, without Q/DQ on its inputs")
 
 
-_SEEN = "ONNX Runtime 1.31.1, optimized graph on x86-64"
+SEEN = "ONNX Runtime 1.31.1, optimized graph on x86-64"
 
 CPU_INT8: Mapping[str, Rule] = {
     rule.name: rule
@@ -239,7 +169,7 @@ CPU_INT8: Mapping[str, Rule] = {
             explanation="ONNX Runtime forms QLinearConv from DQ, Conv and Q. Without the Q, with two of them, or with "
             "a reader in float, the convolution stays in float. Matrix products may return float: MatMul always, Gemm "
             "without bias or with an int32 one.",
-            source=_SEEN,
+            source=SEEN,
             check=_result_not_quantized,
             fix=("quantize_int8",),
             level=WARNING,
@@ -250,7 +180,7 @@ CPU_INT8: Mapping[str, Rule] = {
             summary="the activation behind an int8 convolution is one that its quantizer implies",
             explanation="Relu and Clip vanish if the quantized range ends where they cut: calibrate behind them. "
             "Other activations never do: they want Q/DQ on both sides.",
-            source=f"{_SEEN}; a 3x3 convolution of 128 channels: 3.8 times as fast with, 0.8 times without",
+            source=f"{SEEN}; a 3x3 convolution of 128 channels: 3.8 times as fast with, 0.8 times without",
             check=_activation_kept,
             fix=("quantize_int8",),
             level=WARNING,
@@ -262,52 +192,10 @@ CPU_INT8: Mapping[str, Rule] = {
             explanation="With its weights alone in int8 it runs in float and unpacks them in each run, away from the "
             "blocked kernels: a depthwise convolution up to 11 times slower than plain float. The other way round, "
             "float weights behind a dequantized input, is how a layer between integers stays in float.",
-            source=_SEEN,
+            source=SEEN,
             check=_weights_only,
             fix=("quantize_int8",),
             level=WARNING,
-        ),
-        Rule(
-            code="GO344",
-            name="cpu_signed_activations",
-            summary="on x86, activations that several nodes read are uint8",
-            explanation="ONNX Runtime turns int8 activations into uint8 where one node reads them. With several "
-            "readers, as in any residual net, it does not, and the convolutions stay in float.",
-            source=f"{_SEEN}; a residual net: 1.5 ms with uint8, 6.4 ms with int8 activations",
-            check=_signed_activations,
-            fix=("quantize_int8",),
-            level=WARNING,
-        ),
-        Rule(
-            code="GO345",
-            name="cpu_signed_integers",
-            summary="on x86, integer operators multiply uint8 by int8",
-            explanation="The instructions multiply unsigned by signed bytes. ONNX Runtime's QOperator format leaves "
-            "the types as they are, so int8 by int8 runs without them.",
-            source="ONNX Runtime 1.31.1: MatMulInteger of 1024^3, 363 against 33 billion operations a second",
-            check=_signed_integers,
-            fix=("quantize_int8",),
-            level=WARNING,
-        ),
-        Rule(
-            code="GO346",
-            name="cpu_unsigned_weights",
-            summary="weights are int8",
-            explanation="Products of uint8 with uint8 run without the fast instructions.",
-            source="ONNX Runtime 1.31.1: a residual net, 1.5 ms with int8 and 8.2 ms with uint8 weights",
-            check=_unsigned_weights,
-            fix=("quantize_int8",),
-            level=WARNING,
-        ),
-        Rule(
-            code="GO347",
-            name="cpu_saturating_weights",
-            summary="without VNNI, weights have 7 bits",
-            explanation="AVX2 and AVX512 without VNNI add two products of 8 bits in 16, which saturates: results are "
-            "wrong, not just rough.",
-            source="ONNX Runtime, 'Quantize ONNX models', 'When to use reduce-range and per-channel quantization'",
-            check=_saturating_weights,
-            fix=("quantize_int8",),
         ),
         Rule(
             code="GO348",
@@ -315,7 +203,7 @@ CPU_INT8: Mapping[str, Rule] = {
             summary="the bias of an int8 convolution or Gemm is a constant",
             explanation="A constant float bias is turned into integers when the model is loaded. A computed one "
             "cannot be, and the layer stays in float.",
-            source=_SEEN,
+            source=SEEN,
             check=_computed_bias,
             level=WARNING,
         ),
@@ -324,7 +212,7 @@ CPU_INT8: Mapping[str, Rule] = {
             name="cpu_no_integer_kernel",
             summary="no Q/DQ around what has no integer kernel",
             explanation="ConvTranspose runs in float on the CPU; Q/DQ on its inputs only cost.",
-            source=_SEEN,
+            source=SEEN,
             check=_no_integer_kernel,
             fix=("quantize_int8",),
             level=WARNING,

@@ -71,6 +71,11 @@ def comes_quantized(tensor: Tensor | None, through: Collection[str] = _HANDING_O
     return None
 
 
+def in_int8(node: Node) -> bool:
+    """Whether both inputs of a convolution or product come from a DQ."""
+    return comes_quantized(node.input(0)) is not None and comes_quantized(node.input(1)) is not None
+
+
 def quantized_type(view: View, node: Node) -> int:
     """``onnx.TensorProto`` data type of the integers of a Q or DQ; 0 where it cannot be told."""
     if node.input(2) is not None:

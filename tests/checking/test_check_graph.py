@@ -101,6 +101,14 @@ def test_equal_weights_of_another_shape_or_type_are_none() -> None:
     assert codes(model(text, v=np.ones((16, 32)), w=np.ones((32, 16)))) == []
 
 
+def test_every_quantizer_has_scales_and_zero_points_of_its_own() -> None:
+    text = """g (float[N,300] x) => (float[N,300] y) <float[300] s, int8[300] z, float[300] t, int8[300] w> {
+        a = QuantizeLinear<axis = 1>(x, s, z) b = DequantizeLinear<axis = 1>(a, t, w) y = Relu(b)
+    }"""
+    ones, zeros = np.ones(300), np.zeros(300)
+    assert codes(model(text, s=ones, t=ones, z=zeros, w=zeros)) == []
+
+
 # GO113 BatchNormalization left unfolded
 
 NORMALIZED = """g (float[N,3,8,8] x) => (float[N,4,6,6] y)
