@@ -137,9 +137,7 @@ class _Search:
             )
             self._tried[names] = tried
             around = around or tried.price
-            best = self._best_of(tried)
-            if best is not None:
-                found.append(best)
+            found += self._best_of(tried)
         return sorted(_distinct(found), key=lambda each: -each.speedup)
 
     def _pays(self, plain: Finished) -> bool:
@@ -175,18 +173,19 @@ class _Search:
         """Whether a pass did anything in a mixture tried before."""
         return any(name in made.parts and len(made.parts) > 1 for each in self._tried.values() for made in each.mixes)
 
-    def _best_of(self, tried: Tried) -> Finished | None:
-        """The boldest model of a search that holds with what follows on it.
+    def _best_of(self, tried: Tried) -> list[Finished]:
+        """The boldest model of a search that holds with what follows on it, and another where it might be faster.
 
         What follows was allowed for as much as it costs the whole model; on a bolder one that holds without it, it may
-        cost less.
+        cost less, or have no part in it.
         """
         bolder = tried.beyond(self.context.goals.max_drop)
-        if bolder is not None:
-            finished = self._finished(bolder)
-            if finished.problem is None and all(each.candidate is not None for each in finished.followed):
-                return finished
-        return self._first_that_holds(tried.mixes[0]) if tried.mixes else None
+        finished = None if bolder is None else self._finished(bolder)
+        found = [finished] if finished is not None and finished.problem is None else []
+        if found and all(each.candidate is not None for each in found[0].followed):
+            return found
+        best = self._first_that_holds(tried.mixes[0]) if tried.mixes else None
+        return found if best is None else [*found, best]
 
     def _first_that_holds(self, mixed: Mixed) -> Finished | None:
         """A mixture, or a gentler one, that still holds with what follows on it."""
