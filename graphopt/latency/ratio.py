@@ -10,8 +10,8 @@ from graphopt.latency.uncertainty import OTHER_PRECISION
 if TYPE_CHECKING:
     from graphopt.latency.estimate import Estimate
 
-# Of the logarithm of a ratio. Two nets of one family, measured: the median error of their ratio is 3 to 7 %, nine of ten
-# are within 10 to 18 %, on the TX1 at large batches 40 % (benchmarks/results/latency.md), at ratios of about 2.
+# Of the logarithm of a ratio. Two nets of one family, measured: the median error of their ratio is 3 to 7 %, 90 % are
+# within 10 to 18 %, on the TX1 at large batches 40 % (benchmarks/results/latency.md), at ratios of about 2.
 OF_LOGARITHM = 0.2
 # Judged: what two graphs that differ at all may differ by without the model's knowing.
 LEAST = 0.01
