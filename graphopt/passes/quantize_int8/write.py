@@ -41,7 +41,14 @@ def write(
             writer.quantize(name, name)
     for unit in units.all:
         writer.emit(unit)
-    return assembled(model, writer.nodes, writer.initializers)
+    return assembled(model, _read(writer.nodes, model), writer.initializers)
+
+
+def _read(nodes: list[onnx.NodeProto], model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Leave out what nothing reads: where all readers are in float, each may have a DequantizeLinear of its own."""
+    read = {name for node in nodes for name in node.input} | {value.name for value in model.graph.output}
+    read |= _read_in_subgraphs(nodes)
+    return [node for node in nodes if node.op_type != "DequantizeLinear" or node.output[0] in read]
 
 
 def assembled(
