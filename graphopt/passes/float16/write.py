@@ -75,11 +75,13 @@ class _Writer:
     keep_io: bool
     casts: int = 0
     _constants: dict[int, gs.Constant] = field(default_factory=dict)
+    _inner: set[int] = field(default_factory=set)
 
     def write(self, sites: Sequence[Site]) -> None:
         """Turn the sites to float16, with all they read and write."""
         graph = self.work.gs
         types = types_of(graph)
+        self._inner = {id(tensor) for home in walk(graph) if home is not graph for tensor in home.outputs}
         inputs = {id(tensor): home for home in walk(graph) for tensor in home.inputs}
         follows = {(id(site.node), slot) for site in sites for slot in site.reads}
         made = [site.node.outputs[slot] for site in sites for slot in site.writes]
@@ -129,8 +131,7 @@ class _Writer:
         assert producer is not None, "sites write it"
         home = self.index.home(producer)
         named = self.index.is_output(tensor)
-        outermost = any(tensor is output for output in self.work.gs.outputs)
-        if named and (self.keep_io or not outermost):
+        if named and (self.keep_io or id(tensor) in self._inner):
             slot = next(slot for slot, each in enumerate(producer.outputs) if each is tensor)
             narrow = variable(self.index, f"{tensor.name}_float16", tensor)
             narrow.dtype = np.dtype(np.float16)
