@@ -250,7 +250,18 @@ def _refused(reason: str) -> Step:
 
 
 _REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
+
+
+def _modulus(state: State) -> State | str:
+    """Floats that follow the sign of the divisor came with opset 28; before, fmod had to be said of them."""
+    if state.attrs.get("fmod", 0):
+        return state
+    dtype = state.dtype(0)
+    return state if dtype is not None and dtype.kind in "iu" else "its floats follow the sign of the divisor"
+
+
 STEPS: Mapping[tuple[str, int], Step] = {
+    ("Mod", 28): _modulus,
     ("AveragePool", 22): average_pool,
     ("MaxPool", 22): ceil_mode,
     ("QuantizeLinear", 21): _quantized_type,
