@@ -158,7 +158,6 @@ REFUSED = {
                             'y = ScatterElements<reduction = "add">(x, zero, one)', "there was no attribute reduction"),
     "half precision scale": (19, 17, "(float16[N] x) => (int8[N] y)", "y = QuantizeLinear(x, small, nought)",
                              "was not taken as tensor(float16)"),
-    "a float modulus": (28, 26, "(float[N] x) => (float[N] y)", "y = Mod(x, one)", "follow the sign of the divisor"),
     "an inner softmax": (13, 11, "(float[2,3,5] x) => (float[2,3,5] y)", "y = Softmax<axis = 1>(x)",
                          "it ran over all axes from the one given on"),
 }  # fmt: skip
