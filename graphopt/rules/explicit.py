@@ -19,6 +19,7 @@ from graphopt.rules.quantizers import (
     quantized_type,
     quantizers,
     scales,
+    type_name,
     weight_shape,
 )
 from graphopt.rules.rule import Place, Rule
@@ -78,7 +79,7 @@ def _quantized_type(view: View, hardware: Hardware) -> Iterator[Place]:
         # A bias in 32 bits is the next rule's.
         if not found or found == TensorProto.INT32 or _NAMES.get(found) in allowed:
             continue
-        name = TensorProto.DataType.Name(found).lower()
+        name = type_name(found)
         absent = ", as ONNX means it where no zero point is given" if node.input(2) is None else ""
         yield Place(node.name, f"{node.op}: {name}{absent}; it must be int8, with a zero point of type int8 that is 0")
 

@@ -86,6 +86,12 @@ def quantized_type(view: View, node: Node) -> int:
     return quantized_type(view, before) if before is not None else view.dtype(node.input(0))
 
 
+def type_name(dtype: int) -> str:
+    """Name of an ``onnx.TensorProto`` data type, of one that this onnx does not know too."""
+    known = dtype in TensorProto.DataType.values()
+    return TensorProto.DataType.Name(dtype).lower() if known else f"unknown type {dtype}"
+
+
 def holds_weights(view: View, node: Node) -> bool:
     """Whether a Q or DQ quantizes what the model fixes, not what flows through it."""
     return view.is_fixed(node.input(0))

@@ -164,6 +164,13 @@ class TestBrokenModels:
         for hardware in EVERYTHING:
             check_model(proto, hardware, GROUPS)
 
+    def test_a_type_that_this_onnx_does_not_know_is_named_by_its_number(self) -> None:
+        proto = model(QUANTIZED, **ZEROS)
+        next(tensor for tensor in proto.graph.initializer if tensor.name == "z").data_type = 99
+        messages = [finding.message for finding in check_model(proto, TENSORRT, ["quantized_type"])]
+        assert all("unknown type 99" in message for message in messages)
+        assert len(messages) == 2
+
     def test_an_empty_model_breaks_the_rule_of_operator_sets_alone(self) -> None:
         assert [finding.rule for finding in check_model(onnx.ModelProto(), TENSORRT, GROUPS)] == ["opset"]
 
