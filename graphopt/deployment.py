@@ -37,7 +37,7 @@ def engine_command(
         hardware: facts about the target.
         shapes: shapes of the inputs that it was optimized with: the engine is tuned for them.
         endings: of the files beside it.
-        float32: nodes that must not run in float16 where the runtime chooses types by itself; None: nothing must.
+        float32: nodes that must not run in float16 where the runtime chooses types by itself; None: none may run in it.
     """
     if hardware.runtime != "tensorrt":
         return None
@@ -50,11 +50,12 @@ def engine_command(
         if _STRONGLY_TYPED_OPTION <= version < _ALWAYS_STRONGLY_TYPED:
             words.append("--stronglyTyped")
     else:
-        if "float16" in hardware.precisions and (float32 is not None or "float32" not in hardware.precisions):
+        # Of names with these in them trtexec would make something else: what it cannot be told to keep, forbids float16.
+        kept = () if float32 is None else tuple(float32)
+        refused = float32 is None or any({",", ":"} & set(name) for name in kept)
+        if "float16" in hardware.precisions and (not refused or "float32" not in hardware.precisions):
             words.append("--fp16")
-        # Of names with these in them trtexec would make something else.
-        kept = [name for name in float32 or () if not {",", ":"} & set(name)]
-        if kept:
+        if kept and not refused:
             spec = ",".join(f"{name}:fp32" for name in kept)
             words += ["--precisionConstraints=obey", f"--layerPrecisions={spec}", f"--layerOutputTypes={spec}"]
         if quantized or calibrated:

@@ -176,6 +176,24 @@ def test_a_runtime_that_chooses_types_is_told_what_float16_would_spoil() -> None
     assert "--fp16" in words("jetson-agx-orin-dla", refused)
 
 
+@pytest.mark.parametrize(
+    ("float32", "wanted", "unwanted"),
+    [
+        (["conv_1"], ["--fp16", "--layerPrecisions=conv_1:fp32", "--precisionConstraints=obey"], []),
+        (["conv:1"], [], ["--fp16", "--precisionConstraints=obey"]),
+        (None, [], ["--fp16"]),
+    ],
+)
+def test_what_must_stay_in_float32_is_said_or_nothing_leaves_it(
+    float32: list[str] | None, wanted: list[str], unwanted: list[str]
+) -> None:
+    shapes = {"x": (4, 16, 8, 8)}
+    command = engine_command(model(TEXT), "net.onnx", hardware("jetson-nano"), shapes, float32=float32)
+    assert command is not None
+    assert set(wanted) <= set(command.split())
+    assert not set(unwanted) & set(command.split())
+
+
 def test_runtimes_that_read_onnx_need_no_command() -> None:
     assert engine_command(model(TEXT), "net.onnx", hardware("cpu"), {"x": (1, 16, 8, 8)}) is None
 
