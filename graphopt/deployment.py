@@ -37,7 +37,7 @@ def engine_command(
         hardware: facts about the target.
         shapes: shapes of the inputs that it was optimized with: the engine is tuned for them.
         endings: of the files beside it.
-        float32: nodes that must not run in float16 where the runtime chooses types by itself; None: none may run in it.
+        float32: nodes that must not run in float16 where the runtime chooses types by itself; None: none may.
     """
     if hardware.runtime != "tensorrt":
         return None
