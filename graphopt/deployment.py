@@ -50,7 +50,7 @@ def engine_command(
         if _STRONGLY_TYPED_OPTION <= version < _ALWAYS_STRONGLY_TYPED:
             words.append("--stronglyTyped")
     else:
-        # Of names with these in them trtexec would make something else: what it cannot be told to keep, forbids float16.
+        # Of names with these in them trtexec would make something else. What it cannot be told to keep forbids float16.
         kept = () if float32 is None else tuple(float32)
         refused = float32 is None or any({",", ":"} & set(name) for name in kept)
         if "float16" in hardware.precisions and (not refused or "float32" not in hardware.precisions):
