@@ -18,9 +18,9 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import numpy_helper
 
 from graphopt.passes.quantize_int8 import hard_swish
+from graphopt.passes.quantize_int8.naming import constant, fresh
 from graphopt.passes.quantize_int8.numbers import quantize_bias
 from graphopt.passes.quantize_int8.placement import Placement
 from graphopt.passes.quantize_int8.units import FLOAT_DOMAINS, Role, Unit, Units
@@ -117,7 +117,7 @@ class _Writer:
         renamed: dict[str, str] = {}
         for name in unit.outputs:
             if name in self.placement.parameters and in_int8:
-                renamed[name] = self._fresh(f"{name}_float")
+                renamed[name] = fresh(self.names, f"{name}_float")
         last = nodes[-1]
         for position, name in enumerate(last.output):
             last.output[position] = renamed.get(name, name)
@@ -129,10 +129,10 @@ class _Writer:
     def quantize(self, name: str, source: str) -> None:
         """Write Q and DQ for tensor ``name``, whose float form is called ``source``."""
         parameters = self.placement.parameters[name]
-        scale = self._constant(f"{name}_scale", np.array(parameters.scale, np.float32))
-        zero_point = self._constant(f"{name}_zero_point", parameters.zero_point_array)
-        quantized = self._fresh(f"{name}_quantized")
-        dequantized = name if source != name else self._fresh(f"{name}_dequantized")
+        scale = constant(self.names, self.initializers, f"{name}_scale", np.array(parameters.scale, np.float32))
+        zero_point = constant(self.names, self.initializers, f"{name}_zero_point", parameters.zero_point_array)
+        quantized = fresh(self.names, f"{name}_quantized")
+        dequantized = name if source != name else fresh(self.names, f"{name}_dequantized")
         self._node("QuantizeLinear", [source, scale, zero_point], quantized)
         self._node("DequantizeLinear", [quantized, scale, zero_point], dequantized)
         self._dequantized[name] = dequantized
@@ -153,10 +153,12 @@ class _Writer:
         zero_point = parameters.zero_point_array
         inputs = [
             self._quantized[name],
-            self._constant(f"{name}_scale", np.full(channels, parameters.scale, np.float32)),
-            self._constant(f"{name}_zero_point", np.full(channels, zero_point, zero_point.dtype)),
+            constant(self.names, self.initializers, f"{name}_scale", np.full(channels, parameters.scale, np.float32)),
+            constant(
+                self.names, self.initializers, f"{name}_zero_point", np.full(channels, zero_point, zero_point.dtype)
+            ),
         ]
-        own = self._fresh(f"{name}_dequantized")
+        own = fresh(self.names, f"{name}_dequantized")
         self._node("DequantizeLinear", inputs, own).attribute.append(onnx.helper.make_attribute("axis", 1))
         node.input[0] = own
 
@@ -169,14 +171,16 @@ class _Writer:
             return
         inputs = [
             self._quantized[name],
-            self._constant(f"{name}_gate_low", np.array(gate.low, parameters.dtype)),
-            self._constant(f"{name}_gate_high", np.array(gate.high, parameters.dtype)),
+            constant(self.names, self.initializers, f"{name}_gate_low", np.array(gate.low, parameters.dtype)),
+            constant(self.names, self.initializers, f"{name}_gate_high", np.array(gate.high, parameters.dtype)),
         ]
-        clipped = self._fresh(f"{name}_gate_quantized")
+        clipped = fresh(self.names, f"{name}_gate_quantized")
         self._node("Clip", inputs, clipped)
-        scale = self._constant(f"{name}_gate_scale", np.array(gate.scale, np.float32))
-        zero_point = self._constant(f"{name}_gate_zero_point", np.array(gate.low, parameters.dtype))
-        opened = self._fresh(f"{name}_gate")
+        scale = constant(self.names, self.initializers, f"{name}_gate_scale", np.array(gate.scale, np.float32))
+        zero_point = constant(
+            self.names, self.initializers, f"{name}_gate_zero_point", np.array(gate.low, parameters.dtype)
+        )
+        opened = fresh(self.names, f"{name}_gate")
         self._node("DequantizeLinear", [clipped, scale, zero_point], opened)
         node.op_type = "Mul"
         node.input.append(opened)
@@ -219,33 +223,20 @@ class _Writer:
         axis: int,
     ) -> str:
         inputs = [
-            self._constant(f"{name}_quantized", integers),
-            self._constant(f"{name}_scale", scale),
-            self._constant(f"{name}_zero_point", np.zeros(scale.shape, integers.dtype)),
+            constant(self.names, self.initializers, f"{name}_quantized", integers),
+            constant(self.names, self.initializers, f"{name}_scale", scale),
+            constant(self.names, self.initializers, f"{name}_zero_point", np.zeros(scale.shape, integers.dtype)),
         ]
-        output = self._fresh(f"{name}_dequantized")
+        output = fresh(self.names, f"{name}_dequantized")
         node = self._node("DequantizeLinear", inputs, output)
         if scale.ndim:
             node.attribute.append(onnx.helper.make_attribute("axis", axis))
         return output
 
     def _node(self, operator: str, inputs: list[str], output: str) -> onnx.NodeProto:
-        node = onnx.helper.make_node(operator, inputs, [output], name=self._fresh(f"{output}_{operator}"))
+        node = onnx.helper.make_node(operator, inputs, [output], name=fresh(self.names, f"{output}_{operator}"))
         self.nodes.append(node)
         return node
-
-    def _constant(self, prefix: str, values: npt.NDArray[np.generic]) -> str:
-        name = self._fresh(prefix)
-        self.initializers.append(numpy_helper.from_array(values, name))
-        return name
-
-    def _fresh(self, prefix: str) -> str:
-        name, number = prefix, 1
-        while name in self.names:
-            number += 1
-            name = f"{prefix}_{number}"
-        self.names.add(name)
-        return name
 
 
 def _input_channels(unit: Unit, units: Units) -> int:

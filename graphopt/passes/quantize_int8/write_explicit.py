@@ -16,8 +16,8 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import numpy_helper
 
+from graphopt.passes.quantize_int8.naming import constant, fresh
 from graphopt.passes.quantize_int8.placement import Placement
 from graphopt.passes.quantize_int8.units import Role, Unit, Units
 from graphopt.passes.quantize_int8.weights import quantized_weight
@@ -92,7 +92,7 @@ class _Writer:
             self._quantize_weights(unit, nodes[0])
         for position, name in enumerate(nodes[-1].output):
             if name in self._answers:
-                nodes[-1].output[position] = self._fresh(f"{name}_float")
+                nodes[-1].output[position] = fresh(self.names, f"{name}_float")
                 self._dequantized[name] = nodes[-1].output[position]
         self.nodes.extend(nodes)
 
@@ -101,8 +101,8 @@ class _Writer:
         if name not in self._readers:
             return
         parameters = self.placement.parameters[name]
-        scale = self._constant(f"{name}_scale", np.array(parameters.scale, np.float32))
-        zero_point = self._constant(f"{name}_zero_point", parameters.zero_point_array)
+        scale = constant(self.names, self.initializers, f"{name}_scale", np.array(parameters.scale, np.float32))
+        zero_point = constant(self.names, self.initializers, f"{name}_zero_point", parameters.zero_point_array)
         if name in self._answers:
             quantized = self._node("QuantizeLinear", [self._dequantized[name], scale, zero_point], f"{name}_quantized")
             self._node("DequantizeLinear", [quantized, scale, zero_point], name, answer=True)
@@ -119,12 +119,14 @@ class _Writer:
             unit, self.units, self.rules, np.float32(1.0), None
         )
         axis = weight.axis if weight.scale.ndim else None
-        scale = self._constant(f"{name}_scale", weight.scale)
-        zero_point = self._constant(f"{name}_zero_point", np.zeros(weight.scale.shape, np.int8))
+        scale = constant(self.names, self.initializers, f"{name}_scale", weight.scale)
+        zero_point = constant(
+            self.names, self.initializers, f"{name}_zero_point", np.zeros(weight.scale.shape, np.int8)
+        )
         if self.rules.weight_nodes:
             node.input[1] = self._pair(name, scale, zero_point, axis)
         else:
-            integers = self._constant(f"{name}_quantized", weight.integers)
+            integers = constant(self.names, self.initializers, f"{name}_quantized", weight.integers)
             node.input[1] = self._node("DequantizeLinear", [integers, scale, zero_point], f"{name}_dequantized", axis)
         bias = self.placement.bias.get(unit.index)
         if bias is not None and unit.node.op_type != "MatMul":
@@ -133,7 +135,7 @@ class _Writer:
     def _set_bias(self, node: onnx.NodeProto, weight: str, bias: npt.NDArray[np.float32]) -> None:
         name = node.input[2] if len(node.input) > 2 and node.input[2] else f"{weight}_bias"
         shape = self.units.constants[name].dims if name in self.units.constants else bias.shape
-        corrected = self._constant(f"{name}_corrected", bias.reshape(tuple(shape)))
+        corrected = constant(self.names, self.initializers, f"{name}_corrected", bias.reshape(tuple(shape)))
         if len(node.input) > 2:
             node.input[2] = corrected
         else:
@@ -146,22 +148,9 @@ class _Writer:
     def _node(
         self, operator: str, inputs: list[str], output: str, axis: int | None = None, *, answer: bool = False
     ) -> str:
-        output = output if answer else self._fresh(output)
-        node = onnx.helper.make_node(operator, inputs, [output], name=self._fresh(f"{output}_{operator}"))
+        output = output if answer else fresh(self.names, output)
+        node = onnx.helper.make_node(operator, inputs, [output], name=fresh(self.names, f"{output}_{operator}"))
         if axis is not None:
             node.attribute.append(onnx.helper.make_attribute("axis", axis))
         self.nodes.append(node)
         return output
-
-    def _constant(self, prefix: str, values: npt.NDArray[np.generic]) -> str:
-        name = self._fresh(prefix)
-        self.initializers.append(numpy_helper.from_array(values, name))
-        return name
-
-    def _fresh(self, prefix: str) -> str:
-        name, number = prefix, 1
-        while name in self.names:
-            number += 1
-            name = f"{prefix}_{number}"
-        self.names.add(name)
-        return name
