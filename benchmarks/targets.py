@@ -149,6 +149,14 @@ def table(results: dict[str, dict[str, Any]]) -> Iterator[str]:
         broken = sum(len(each.get("broken", ())) for each in rows.values())
         largest = f"{100 * max(drops):.2f}" if drops else ""
         yield f"| {target} | {len(rows)} | {len(ok)} | {int8} | {largest} | {mean:.2f}x | {broken} |"
+    warned: dict[str, int] = {}
+    for each in runs:
+        for code in each.get("warned", ()):
+            warned[code] = warned.get(code, 0) + 1
+    if warned:
+        told = ", ".join(f"{code} in {count}" for code, count in sorted(warned.items()))
+        yield ""
+        yield f"Warnings, which cost time at the most (docs/rules.md): {told}."
     failed = {key: each for key, each in results.items() if each.get("result") != "ok" or each.get("broken")}
     if failed:
         yield ""
