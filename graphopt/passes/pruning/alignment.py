@@ -37,7 +37,9 @@ class Ladder:
         return np.asarray(self.kept[:, 0])
 
 
-def ladders(dependencies: Dependencies, multiple: int = 16, least_share: float = 1 / 8) -> tuple[Ladder, ...]:
+def ladders(
+    dependencies: Dependencies, multiple: int = 16, least_share: float = 1 / 8, *, finer: bool = True
+) -> tuple[Ladder, ...]:
     """Find the counts that each group may keep, in the order of the groups.
 
     Counts are such that the tensors of a group are as wide as a multiple of ``multiple``, or of half of it and so on
@@ -48,6 +50,7 @@ def ladders(dependencies: Dependencies, multiple: int = 16, least_share: float =
         dependencies: groups of the model.
         multiple: channels that the target's kernels compute at a time.
         least_share: no group keeps less than this share of its channels.
+        finer: whether small groups may keep counts between the multiples; False where kernels pad these.
     """
     blocks = _blocks(dependencies)
     result = []
@@ -56,9 +59,9 @@ def ladders(dependencies: Dependencies, multiple: int = 16, least_share: float =
         if len(groups) == 1:
             size = groups[0].size
             least = max(groups[0].keep, int(np.ceil(size * least_share)), 1)
-            counts = _counts(size, least, _step(groups[0], blocks[groups[0].number], multiple))[:, None]
+            counts = _counts(size, least, _step(groups[0], blocks[groups[0].number], multiple, finer))[:, None]
         else:
-            counts = _shares(groups, blocks, multiple, least_share)
+            counts = _shares(groups, blocks, multiple, least_share, finer)
         result.append(Ladder(numbers, counts))
     return tuple(result)
 
@@ -69,9 +72,11 @@ def _counts(size: int, least: int, step: int) -> Counts:
     return np.concatenate([[size], below[below >= least]])
 
 
-def _step(group: Group, blocks: int, multiple: int) -> int:
+def _step(group: Group, blocks: int, multiple: int, finer: bool) -> int:
     """Channels of the group between two counts."""
     each = max((place.indices.shape[1] for place in group.tensors), default=1)
+    if not finer:
+        return lcm(multiple, each * blocks) // each
     width = group.size * each
     inside = [multiple * blocks] if blocks > 1 else []
     halves = [multiple >> shift for shift in range(multiple.bit_length()) if multiple >> shift >= LEAST]
@@ -82,18 +87,19 @@ def _step(group: Group, blocks: int, multiple: int) -> int:
     return blocks if width < LEAST * STEPS or blocks > 1 else lcm(min(LEAST, multiple), each) // each
 
 
-def _shares(groups: Sequence[Group], blocks: Sequence[int], multiple: int, least_share: float) -> Counts:
+def _shares(groups: Sequence[Group], blocks: Sequence[int], multiple: int, least_share: float, finer: bool) -> Counts:
     """Counts of groups that all lose the same share, [counts, groups]."""
     sizes = np.array([group.size for group in groups])
     least = np.array([max(group.keep, int(np.ceil(group.size * least_share))) for group in groups])
-    steps = min(group.size // _step(group, blocks[group.number], multiple) for group in groups)
-    while steps < 2 * STEPS and multiple > LEAST:  # much of the model goes with each
+    steps = min(group.size // _step(group, blocks[group.number], multiple, finer) for group in groups)
+    while finer and steps < 2 * STEPS and multiple > LEAST:  # much of the model goes with each
         multiple //= 2
-        steps = max(steps, min(group.size // _step(group, blocks[group.number], multiple) for group in groups))
+        steps = max(steps, min(group.size // _step(group, blocks[group.number], multiple, finer) for group in groups))
+    steps = max(steps, 1)  # one: they stay whole
     even = [blocks[group.number] for group in groups]
     while steps > 1 and (np.any(sizes % steps) or np.any(sizes // steps % even)):
         steps -= 1
-    kept = sizes - np.arange(steps)[:, None] * (sizes // max(steps, 1))
+    kept = sizes - np.arange(steps)[:, None] * (sizes // steps)
     return np.asarray(kept[(kept >= least).all(axis=1)], dtype=np.int64)
 
 

@@ -118,7 +118,7 @@ class Pruning:
         """Cut a share of the channels of every group, as near as the counts that kernels reward allow, and recover."""
         state = self._start()
         kept: dict[int, int] = {}
-        for ladder in ladders(self.dependencies, self.settings.multiple):
+        for ladder in ladders(self.dependencies, self.settings.multiple, finer=self._finer):
             row = int(np.argmin(np.abs(ladder.counts - ladder.counts[0] * (1 - share))))
             if row and all(number in state.curves for number in ladder.groups):
                 kept |= {number: int(count) for number, count in zip(ladder.groups, ladder.kept[row], strict=True)}
@@ -188,7 +188,7 @@ class Pruning:
         """Measure what channels matter in a model, and plan."""
         numbers = [group.number for group in dependencies if not self.settings.exclude & set(group.writers)]
         found = self._curves(dependencies, numbers)
-        steps = ladders(dependencies, self.settings.multiple)
+        steps = ladders(dependencies, self.settings.multiple, finer=self._finer)
         int8 = self.context.goals.int8_follows and self.context.hardware.int8 is not None
         hardware = self.context.hardware if self.context.hardware.device is not None else None
         price = costs(dependencies, Target(self.settings.multiple, int8, hardware), self.context.shapes)
@@ -270,6 +270,11 @@ class Pruning:
         if self.settings.recovery == "data_free":
             return list(synthetic_feeds(self.model, NOISE_SAMPLES, shapes=self.context.shapes, seed=self.context.seed))
         return []
+
+    @property
+    def _finer(self) -> bool:
+        """Whether counts between the kernels' multiples are worth having: kernels of devices pad them."""
+        return self.context.hardware.device is None
 
     def _threads(self) -> int:
         return max(self.context.threads, self.context.jobs)

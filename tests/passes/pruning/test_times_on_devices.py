@@ -9,6 +9,7 @@ import pytest
 from graphopt.channels import dependency_groups
 from graphopt.latency import estimate
 from graphopt.passes.base import Context, Goals, kernel_multiple
+from graphopt.passes.pruning.alignment import ladders
 from graphopt.passes.pruning.times import Target, costs
 from graphopt.targets import Hardware, load_target
 from tests.passes.pruning.nets import chain
@@ -86,3 +87,11 @@ def test_channels_are_cut_to_what_the_kernels_of_the_precision_want(
 ) -> None:
     context = Context(hardware=hardware(target), goals=Goals(int8_follows=int8_follows))
     assert kernel_multiple(context) == expected
+
+
+def test_counts_between_the_multiples_are_left_out_where_kernels_pad_them() -> None:
+    dependencies = chain(40, 12)
+    finer, coarse = (ladders(dependencies, 16, finer=each) for each in (True, False))
+    assert [list(ladder.counts) for ladder in coarse] == [[40, 32, 16], [12]]
+    assert all(set(few.counts) <= set(many.counts) for few, many in zip(coarse, finer, strict=True))
+    assert len(finer[1].counts) > 1
