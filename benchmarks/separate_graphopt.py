@@ -47,6 +47,7 @@ def separate(arguments: dict[str, Any]) -> dict[str, Any]:
             options=options,
         )
         report = json.loads(result.report.to_json())
+        report["input"]["path"] = Path(report["input"]["path"]).name  # where it lay says nothing
         if report["result"] == "ok":
             result.save(arguments["output"])
         return {"report": report}
