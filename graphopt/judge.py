@@ -88,6 +88,7 @@ class DataJudge:
     hardware: Hardware | None = None
     _found: dict[str, Finding] = field(default_factory=dict, init=False)
     _simulations: dict[str, onnx.ModelProto] = field(default_factory=dict, init=False)
+    _placed: dict[str, onnx.ModelProto] = field(default_factory=dict, init=False)
 
     @property
     def shapes(self) -> Shapes:
@@ -186,7 +187,13 @@ class DataJudge:
 
         What answers for ``current``, the model before, goes on to do so: it is rounded more.
         """
-        self._simulations[self._digest(model)] = self._simulations.get(self._digest(current), simulation)
+        digest, older = self._digest(model), self._digest(current)
+        self._simulations[digest] = self._simulations.get(older, simulation)
+        rules = self.hardware.int8 if self.hardware is not None else None
+        if rules is not None and rules.implicit:
+            # The graph is left in float and says nothing of what the runtime makes of it.
+            known = self._placed.get(older)
+            self._placed[digest] = as_placed_by_runtime(simulation) if known is None else known
 
     def _drop(self, model: onnx.ModelProto) -> float:
         reference = self._selection
@@ -234,7 +241,7 @@ class DataJudge:
         return Finding(_facts(accuracy), latency, "; ".join(failures) or None, findings)
 
     def _broken_rules(self, model: onnx.ModelProto) -> tuple[RuleFinding, ...]:
-        """Where a model breaks the rules of the target; those of the machine at hand are its runtime's to tell."""
+        """Where a model breaks the rules of the target."""
         if self.hardware is None:
             return ()
         found = check_model(model, self.hardware)
@@ -250,7 +257,7 @@ class DataJudge:
         if speed is None:
             return None
         return LatencyFacts(
-            source="estimated" if self.speed.source == "estimated" else "measured",
+            source=self.speed.source,
             provider=self.speed.provider,
             threads=self.threads,
             baseline_ms=speed.baseline_ms,
@@ -300,12 +307,7 @@ class DataJudge:
 
     def _weighed(self, model: onnx.ModelProto) -> Weighed:
         digest = self._digest(model)
-        rules = self.hardware.int8 if self.hardware is not None else None
-        if rules is not None and rules.implicit:
-            # The graph is left in float and says nothing of what the runtime makes of it.
-            simulation = self._simulations.get(digest)
-            model = model if simulation is None else as_placed_by_runtime(simulation)
-        return Weighed(model, digest)
+        return Weighed(self._placed.get(digest, model), digest)
 
 
 def _facts(accuracy: Accuracy | None) -> AccuracyFacts | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import onnx
 
@@ -18,6 +18,7 @@ from graphopt.validation import bench, measure
 
 Shapes = Mapping[str, tuple[int, ...]]
 Progress = Callable[[str, int, int], None]
+Source: TypeAlias = Literal["measured", "estimated"]
 
 # Seconds and precision of timings that choices rest on, and of those that the verdict rests on (``measure_rounds``).
 BRIEFLY = (1.5, 0.02)
@@ -41,8 +42,8 @@ class Speed(Protocol):
     """Compares the speed of models."""
 
     @property
-    def source(self) -> str:
-        """``measured`` or ``estimated``."""
+    def source(self) -> Source:
+        """Where times come from."""
 
     @property
     def provider(self) -> str:
@@ -87,7 +88,7 @@ class MeasuredSpeed:
     seed: int
     progress: Progress
     recalled: bool = False
-    source: str = "measured"
+    source: Source = "measured"
     _fresh: set[str] = field(default_factory=set, init=False)
     _decisions: Decisions = field(default_factory=Decisions, init=False)
 
@@ -155,7 +156,7 @@ class EstimatedSpeed:
     hardware: Hardware
     shapes: Shapes
     recalled: bool = False
-    source: str = "estimated"
+    source: Source = "estimated"
     _problem: str = field(default="", init=False)
     _known: dict[str, Estimate | None] = field(default_factory=dict, init=False)
 

@@ -87,11 +87,12 @@ def _inherited(target: str, output: Path) -> str:
 
 def _write(output: Path, text: str) -> None:
     from graphopt.errors import OutputError
+    from graphopt.model.transaction import Transaction
 
     try:
-        partial = output.with_name(output.name + ".partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(output)
+        with Transaction() as transaction:
+            transaction.write(output, [text.encode()])
+            transaction.commit()
     except OSError as error:
         raise OutputError(f"{output}: cannot be written: {error.strerror}") from error
 

@@ -10,7 +10,7 @@ import onnx
 
 from graphopt.cache import Store
 from graphopt.latency.roofline import kernel_us, runtime_of
-from graphopt.latency.work import KernelWork, convolution_kind, movement
+from graphopt.latency.work import BYTES, KernelWork, convolution_kind, movement
 from graphopt.passes.quantize_int8.explicit import channels
 from graphopt.passes.quantize_int8.kernels import BoundaryTime, KernelTimes, UnitTime, measure_all
 from graphopt.passes.quantize_int8.merged import Pair, measured_pairs
@@ -18,7 +18,6 @@ from graphopt.passes.quantize_int8.units import Role, Unit, Units
 from graphopt.targets.schema import Hardware, Int8Rules
 
 Shapes = Mapping[str, tuple[int, ...]]
-BYTES = {"float32": 4, "float16": 2, "int8": 1}
 
 
 class Prices(Protocol):

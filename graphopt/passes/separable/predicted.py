@@ -8,16 +8,12 @@ from dataclasses import replace
 import onnx
 
 from graphopt.cache import Store
-from graphopt.errors import UnsupportedModelError
-from graphopt.graph import infer_types
 from graphopt.graph.cost import scopes
 from graphopt.latency import estimate
-from graphopt.model import upgrade_opset
 from graphopt.passes.quantize_int8.kernels import Feed
 from graphopt.passes.quantize_int8.prices import Predicted, float_precision
-from graphopt.passes.quantize_int8.units import Role, find_units
-from graphopt.passes.separable.piece import OPSET
-from graphopt.passes.separable.times import LEAST_SHARE, FormTimes
+from graphopt.passes.quantize_int8.units import Role
+from graphopt.passes.separable.times import LEAST_SHARE, FormTimes, cut_into_units
 from graphopt.targets.schema import Hardware
 
 
@@ -47,11 +43,10 @@ class PredictedTimes(FormTimes):
         in_float = 1e3 * estimate(model, with_float_precision(self._hardware), shapes=shapes).ms
         if not self._int8:
             return in_float
-        try:
-            model, _ = upgrade_opset(model, OPSET)
-        except UnsupportedModelError:
+        cut = cut_into_units(model)
+        if cut is None:
             return in_float
-        units = find_units(model, {name: found.dtype for name, found in infer_types(model).items() if found.dtype})
+        model, units = cut
         sizes = {
             name: tuple(size for size in shape if size is not None)
             for name, shape in scopes(model, shapes)[0].shapes.items()

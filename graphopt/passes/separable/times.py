@@ -26,7 +26,7 @@ from graphopt.model import upgrade_opset
 from graphopt.passes.quantize_int8.cut import cheapest, microseconds
 from graphopt.passes.quantize_int8.kernels import BoundaryTime, Feed, KernelTimes, UnitTime, measure_all
 from graphopt.passes.quantize_int8.merged import measured_pairs
-from graphopt.passes.quantize_int8.units import Role, Unit, find_units
+from graphopt.passes.quantize_int8.units import Role, Unit, Units, find_units
 from graphopt.passes.separable.factors import Form, Geometry
 from graphopt.passes.separable.piece import OPSET, Piece, alone, known_shapes, model_of, separated_alone
 from graphopt.passes.separable.write import Layout, can_write
@@ -135,11 +135,10 @@ class FormTimes:
             self._store.put(key, in_float)
         if self._rules is None:
             return float(in_float)
-        try:
-            model, _ = upgrade_opset(model, OPSET)
-        except UnsupportedModelError:
+        cut = cut_into_units(model)
+        if cut is None:
             return float(in_float)
-        units = find_units(model, {name: found.dtype for name, found in infer_types(model).items() if found.dtype})
+        model, units = cut
         able = [unit for unit in units.all if unit.role is not Role.FLOAT]
         names = dict.fromkeys(name for unit in able for name in (*unit.inputs, *unit.outputs))
         shapes = observed_shapes(model, list(names), feed, self._threads) if names else {}
@@ -162,6 +161,15 @@ class FormTimes:
             kept = _profiling_overhead(self._threads)
             self._store.put(key, kept)
         return float(kept)
+
+
+def cut_into_units(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Units] | None:
+    """The model at an opset that has int8, and its units; None where it cannot be brought there."""
+    try:
+        model, _ = upgrade_opset(model, OPSET)
+    except UnsupportedModelError:
+        return None
+    return model, find_units(model, {name: found.dtype for name, found in infer_types(model).items() if found.dtype})
 
 
 def _paid_in_float(unit: Unit, time: UnitTime, ends: Collection[str], crossing: Mapping[str, BoundaryTime]) -> UnitTime:
