@@ -15,6 +15,8 @@ from graphopt.targets import Hardware
 # trtexec knows --stronglyTyped from here on, and needs no such option from there on, where nothing else is left
 # (TensorRT 10 documentation, 'Strongly-typed networks'; Migrating TensorRT from 10.x to 11.x).
 _STRONGLY_TYPED_OPTION, _ALWAYS_STRONGLY_TYPED = (10,), (11,)
+# Of names with these in them trtexec would make something else. What it cannot be told to keep forbids float16.
+_MEANT_BY_TRTEXEC = {",", ":"}
 # Batches that an engine of a model with an open batch takes at most, unless the samples have more in one.
 LARGEST_BATCH = 8
 # Ending of the calibration cache beside the model.
@@ -27,7 +29,8 @@ def engine_command(
     hardware: Hardware,
     shapes: Mapping[str, Sequence[int]],
     endings: Sequence[str] = (),
-    float32: Sequence[str] | None = (),
+    *,
+    float32: Sequence[str] | None,
 ) -> str | None:
     """The ``trtexec`` line for a model; None where the target's runtime builds no engines.
 
@@ -50,13 +53,10 @@ def engine_command(
         if _STRONGLY_TYPED_OPTION <= version < _ALWAYS_STRONGLY_TYPED:
             words.append("--stronglyTyped")
     else:
-        # Of names with these in them trtexec would make something else. What it cannot be told to keep forbids float16.
-        kept = () if float32 is None else tuple(float32)
-        refused = float32 is None or any({",", ":"} & set(name) for name in kept)
-        if "float16" in hardware.precisions and (not refused or "float32" not in hardware.precisions):
+        if "float16" in hardware.precisions and (float32 is not None or "float32" not in hardware.precisions):
             words.append("--fp16")
-        if kept and not refused:
-            spec = ",".join(f"{name}:fp32" for name in kept)
+        if float32:
+            spec = ",".join(f"{name}:fp32" for name in float32)
             words += ["--precisionConstraints=obey", f"--layerPrecisions={spec}", f"--layerOutputTypes={spec}"]
         if quantized or calibrated:
             words.append("--int8")
@@ -68,12 +68,15 @@ def engine_command(
 
 
 def left_in_float32(stages: Sequence[Stage]) -> Sequence[str] | None:
-    """Nodes that a runtime which chooses types by itself must leave in float32; None where float16 was refused."""
+    """Nodes that a runtime which chooses types by itself must leave in float32; None: all, no pass vouches for another.
+
+    ``stages``: of the result. A stage that may leave float32 says in its details where float16 is ``written``.
+    """
     for stage in reversed(stages):
-        if stage.details.get("written") == "runtime option":
-            names: Sequence[str] | None = stage.details["keep_float32"] if stage.changes else None
-            return names
-    return ()
+        if stage.changes and "written" in stage.details:
+            names: Sequence[str] = stage.details["keep_float32"] if stage.details["written"] == "runtime option" else ()
+            return None if any(_MEANT_BY_TRTEXEC & set(name) for name in names) else names
+    return None
 
 
 def _profile(specs: Sequence[TensorSpec], shapes: Mapping[str, Sequence[int]]) -> list[str]:

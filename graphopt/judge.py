@@ -12,12 +12,13 @@ import onnx
 from graphopt import equality, runtime
 from graphopt.data import Feed, Parts
 from graphopt.decisions import Measured
+from graphopt.deployment import left_in_float32
 from graphopt.errors import UnsupportedModelError
 from graphopt.graph.cost import Costs
 from graphopt.latency import as_placed_by_runtime
 from graphopt.model.content import content_hash
 from graphopt.passes.base import Goals
-from graphopt.report.schema import AccuracyFacts, LatencyFacts, RuleFinding
+from graphopt.report.schema import AccuracyFacts, LatencyFacts, RuleFinding, Stage
 from graphopt.rules import check_model
 from graphopt.speed import EstimatedSpeed, MeasuredSpeed, Progress, Shapes, Speed, Weighed
 from graphopt.stages import Trial
@@ -71,6 +72,7 @@ class DataJudge:
         allow_unvalidated: let approximate passes run without samples to judge them by.
         progress: called with (what, done, total).
         hardware: facts of the target; one with a ``device`` is not at hand, and its times are estimated.
+        float16: whether one of the passes finds out what may run in float16.
     """
 
     original: onnx.ModelProto
@@ -86,7 +88,8 @@ class DataJudge:
     allow_unvalidated: bool = False
     progress: Progress = lambda what, done, total: None
     hardware: Hardware | None = None
-    _found: dict[str, Finding] = field(default_factory=dict, init=False)
+    float16: bool = True
+    _found: dict[tuple[str, frozenset[str] | None], Finding] = field(default_factory=dict, init=False)
     _simulations: dict[str, onnx.ModelProto] = field(default_factory=dict, init=False)
     _placed: dict[str, onnx.ModelProto] = field(default_factory=dict, init=False)
 
@@ -154,7 +157,7 @@ class DataJudge:
             metric = accuracy.optimized
             if not accuracy.passed:
                 return Trial(accuracy.reason, metric)
-        speed = self._speed(current, candidate, attempt=0)
+        speed = self._trial_speed(current, candidate)
         if speed is None:
             return Trial(None, metric)
         if (speed.speedup if faster else speed.high) < 1:
@@ -175,11 +178,11 @@ class DataJudge:
             int8_follows=int8_follows,
             original_macs=self.costs.of(self.original).macs,
             drop=self._drop if self.parts.selection is not None else None,
-            speedup=self._speedup if self.speed.knows(self._weighed(self.original)) else None,
+            speedup=self._speedup if self.speed.knows(self._weighed(self.original, frozenset())) else None,
         )
 
     def _speedup(self, model: onnx.ModelProto) -> float:
-        found = self._speed(self.original, model, attempt=0)
+        found = self._trial_speed(self.original, model)
         return 1.0 if found is None else found.speedup
 
     def stand_in(self, model: onnx.ModelProto, simulation: onnx.ModelProto, current: onnx.ModelProto) -> None:
@@ -204,20 +207,24 @@ class DataJudge:
         low, high = found.ci95
         return found.drop + CAUTION * (high - low) / (2 * Z95)
 
-    def verdict(self, model: onnx.ModelProto) -> str | None:
+    def verdict(self, model: onnx.ModelProto, stages: Sequence[Stage]) -> str | None:
         """Look at the evaluation samples and say which gates the model does not hold; None: it holds all."""
-        return self.finding(model).refusal
+        return self.finding(model, stages).refusal
 
-    def finding(self, model: onnx.ModelProto) -> Finding:
-        """Return what the verdict on a model rests on; a model is looked at once."""
-        digest = self._digest(model)
-        if digest not in self._found:
-            self._found[digest] = self._find(model, digest)
-        return self._found[digest]
+    def finding(self, model: onnx.ModelProto, stages: Sequence[Stage]) -> Finding:
+        """Return what the verdict on a model rests on; a model is looked at once with the same options of the runtime.
 
-    def _find(self, model: onnx.ModelProto, digest: str) -> Finding:
+        ``stages``: what became of each pass; a runtime that chooses types by itself is told what they vouch for.
+        """
+        names = left_in_float32(stages)
+        key = self._digest(model), None if names is None else frozenset(names)
+        if key not in self._found:
+            self._found[key] = self._find(model, *key)
+        return self._found[key]
+
+    def _find(self, model: onnx.ModelProto, digest: str, float32: frozenset[str] | None) -> Finding:
         accuracy = self._accuracy(self._evaluation, model) if self._evaluation is not None else None
-        latency = self._latency(model, digest)
+        latency = self._latency(model, digest, float32)
         judged = verdict(
             self.gates,
             accuracy=accuracy,
@@ -247,13 +254,13 @@ class DataJudge:
         found = check_model(model, self.hardware)
         return tuple(RuleFinding(each.code, each.where, each.message, each.level) for each in found)
 
-    def _latency(self, model: onnx.ModelProto, digest: str) -> LatencyFacts | None:
-        speed = self._speed(self.original, model)
+    def _latency(self, model: onnx.ModelProto, digest: str, float32: frozenset[str] | None) -> LatencyFacts | None:
+        speed = self._speed(self.original, model, float32=float32)
         least = self.gates.min_speedup
         same = digest == self._digest(self.original)
         if speed is not None and not same and speed.high < least:
             # One of forty equal models would fail by chance: a failure must show twice.
-            speed = self._speed(self.original, model, attempt=2)
+            speed = self._speed(self.original, model, attempt=2, float32=float32)
         if speed is None:
             return None
         return LatencyFacts(
@@ -301,13 +308,26 @@ class DataJudge:
     def _digest(self, model: onnx.ModelProto) -> str:
         return self._original_digest if model is self.original else content_hash(model)[0].hexdigest()
 
-    def _speed(self, baseline: onnx.ModelProto, model: onnx.ModelProto, attempt: int = 1) -> Measured | None:
-        """Compare two models; ``attempt``: 0 for a choice, 1 and 2 for the verdict."""
-        return self.speed.compare(self._weighed(baseline), self._weighed(model), attempt)
+    def _trial_speed(self, baseline: onnx.ModelProto, model: onnx.ModelProto) -> Measured | None:
+        """Compare two models for a choice: nothing is known yet of what has to stay in float32."""
+        return self._speed(baseline, model, attempt=0, float32=frozenset() if self.float16 else None)
 
-    def _weighed(self, model: onnx.ModelProto) -> Weighed:
+    def _speed(
+        self, baseline: onnx.ModelProto, model: onnx.ModelProto, attempt: int = 1, *, float32: frozenset[str] | None
+    ) -> Measured | None:
+        """Compare two models; ``attempt``: 0 for a choice, 1 and 2 for the verdict.
+
+        ``float32``: nodes of ``model`` that stay in float32; None: all of both. What an option of the runtime alone
+        would bring the baseline is no merit of ours, so it has float16 wherever the model has.
+        """
+        first = self._weighed(baseline, None if float32 is None else frozenset())
+        return self.speed.compare(first, self._weighed(model, float32), attempt)
+
+    def _weighed(self, model: onnx.ModelProto, float32: frozenset[str] | None) -> Weighed:
         digest = self._digest(model)
-        return Weighed(self._placed.get(digest, model), digest)
+        if self.hardware is None or self.hardware.strongly_typed:
+            float32 = frozenset()
+        return Weighed(self._placed.get(digest, model), digest, float32)
 
 
 def _facts(accuracy: Accuracy | None) -> AccuracyFacts | None:

@@ -97,7 +97,7 @@ def optimize(
     from graphopt.data import assemble, open_data, preprocess_of
     from graphopt.judge import DataJudge
     from graphopt.model import read
-    from graphopt.passes.base import Context, quantizes
+    from graphopt.passes.base import Context, quantizes, vouches_for_float16
     from graphopt.pipeline import search
     from graphopt.result import judged, planned, stamp_bytes
     from graphopt.runtime import input_specs
@@ -139,6 +139,7 @@ def optimize(
             allow_unvalidated=allow_unvalidated,
             progress=progress or _no_progress,
             hardware=profile.hardware,
+            float16=any(map(vouches_for_float16, chosen)),
         )
         judge.check_original(loaded.name)
         if dry_run:

@@ -69,7 +69,7 @@ def search(original: onnx.ModelProto, passes: Sequence[Pass], runner: StageRunne
         if level is not None and len(verdicts) >= MAX_VERDICTS - 1:
             level.refusals.append("given up: the evaluation samples had been looked at often enough")
             continue
-        refusal = runner.judge.verdict(attempt.model)
+        refusal = runner.judge.verdict(attempt.model, attempt.stages)
         if refusal is None:
             return replace(attempt, warnings=(*attempt.warnings, *warnings))
         verdicts.append(refusal)
@@ -79,7 +79,7 @@ def search(original: onnx.ModelProto, passes: Sequence[Pass], runner: StageRunne
             taken = " and ".join(_taken(passes, attempt.stages))
             warnings.append(f"the result with {taken} was given up on the evaluation samples: {refusal}")
     assert first is not None, "every walk ends with the model of the exact passes"
-    if first.model is original or runner.judge.verdict(original) is not None:
+    if first.model is original or runner.judge.verdict(original, ()) is not None:
         return first
     return _undone(original, first, warnings)
 

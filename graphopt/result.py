@@ -69,11 +69,12 @@ class Result:
 
 def judged(loaded: LoadedModel, profile: Target, attempt: Attempt, judge: DataJudge, told: Sequence[str]) -> Result:
     """Stamp the model that the search ended with, and report on it."""
-    finding = judge.finding(attempt.model)
+    finding = judge.finding(attempt.model, attempt.stages)
     hardware, shapes, endings = profile.hardware, judge.shapes, tuple(sorted(attempt.files))
+    float32 = left_in_float32(attempt.stages)
 
     def deploy(path: Path) -> Deployment | None:
-        command = engine_command(final, path, hardware, shapes, endings, left_in_float32(attempt.stages))
+        command = engine_command(final, path, hardware, shapes, endings, float32=float32)
         names = tuple(path.with_suffix(ending).name for ending in endings)
         return Deployment(command, names) if command or names else None
 

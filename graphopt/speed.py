@@ -32,10 +32,12 @@ class Weighed:
     Attributes:
         model: the model.
         digest: of its content.
+        float32: names of nodes that a runtime which chooses types by itself is told to leave in float32; None: all.
     """
 
     model: onnx.ModelProto
     digest: str
+    float32: frozenset[str] | None = frozenset()
 
 
 class Speed(Protocol):
@@ -158,7 +160,7 @@ class EstimatedSpeed:
     recalled: bool = False
     source: Source = "estimated"
     _problem: str = field(default="", init=False)
-    _known: dict[str, Estimate | None] = field(default_factory=dict, init=False)
+    _known: dict[tuple[str, frozenset[str] | None], Estimate | None] = field(default_factory=dict, init=False)
 
     @cached_property
     def provider(self) -> str:
@@ -191,13 +193,14 @@ class EstimatedSpeed:
         return Measured(first.ms, second.ms, first.ms / second.ms, *ratio_interval(first, second))
 
     def _estimate(self, one: Weighed) -> Estimate | None:
-        if one.digest not in self._known:
+        key = one.digest, one.float32
+        if key not in self._known:
             try:
-                self._known[one.digest] = estimate(one.model, self.hardware, shapes=self.shapes)
+                self._known[key] = estimate(one.model, self.hardware, shapes=self.shapes, float32=one.float32)
             except GraphoptError as error:
                 self._problem = self._problem or str(error)
-                self._known[one.digest] = None
-        return self._known[one.digest]
+                self._known[key] = None
+        return self._known[key]
 
 
 def _unchanged(milliseconds: float) -> Measured:

@@ -79,8 +79,11 @@ class Judge(Protocol):
         What answers for ``current``, the model before, goes on to do so: it is rounded more.
         """
 
-    def verdict(self, model: onnx.ModelProto) -> str | None:
-        """Look at the evaluation samples and say why the model does not hold the gates; None: it does."""
+    def verdict(self, model: onnx.ModelProto, stages: Sequence[Stage]) -> str | None:
+        """Look at the evaluation samples and say why the model does not hold the gates; None: it does.
+
+        ``stages``: what became of each pass; some ask for options of the runtime, and the model runs with these.
+        """
 
 
 def tried(candidate: Candidate, current: onnx.ModelProto, judge: Judge) -> tuple[Candidate, Trial]:

@@ -7,7 +7,7 @@ accurate and how fast it is. At price p a pass with appetite a shortens the name
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -17,6 +17,7 @@ import onnx.parser
 from graphopt.composition import composable
 from graphopt.passes.base import Candidate, Context, Declined, Dial, Goals, Kept, Pass, PassReport
 from graphopt.pipeline import Attempt, search
+from graphopt.report.schema import Stage
 from graphopt.stages import StageRunner, Trial
 from graphopt.targets import load_target
 
@@ -119,7 +120,7 @@ class Judge:
             return Trial("0.9x as fast as the model without it", metric)
         return Trial(None, metric, latency_ms=1 / self.speedup(candidate))
 
-    def verdict(self, model: onnx.ModelProto) -> str | None:
+    def verdict(self, model: onnx.ModelProto, stages: Sequence[Stage]) -> str | None:
         self.looked_at.append(model.graph.name)
         return "it fell" if len(self.looked_at) <= self.refuse and parts_of(model) else None
 

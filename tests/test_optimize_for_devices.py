@@ -150,7 +150,7 @@ def test_a_result_that_breaks_a_rule_of_the_target_is_rejected() -> None:
     ],
 )
 def test_the_command_that_builds_an_engine(target: str, wanted: list[str], unwanted: list[str]) -> None:
-    command = engine_command(model(TEXT), "some/net.onnx", hardware(target), {"x": (4, 16, 8, 8)})
+    command = engine_command(model(TEXT), "some/net.onnx", hardware(target), {"x": (4, 16, 8, 8)}, float32=())
     assert command is not None
     words = command.split()
     assert words[:3] == ["trtexec", "--onnx=net.onnx", "--saveEngine=net.engine"]
@@ -163,39 +163,65 @@ def test_a_runtime_that_chooses_types_is_told_what_float16_would_spoil() -> None
     shapes = {"x": (4, 16, 8, 8)}
 
     def words(target: str, *stages: Stage) -> list[str]:
-        command = engine_command(model(TEXT), "n.onnx", hardware(target), shapes, (), left_in_float32(stages))
+        command = engine_command(model(TEXT), "n.onnx", hardware(target), shapes, float32=left_in_float32(stages))
         assert command is not None
         return command.split()
 
-    details = {"written": "runtime option", "keep_float32": ["a", "b"]}
-    kept = words("jetson-nano", Stage("convert_float16", "applied", "", changes=3, details=details))
+    def vouched(*names: str) -> Stage:
+        details = {"written": "runtime option", "keep_float32": list(names)}
+        return Stage("convert_float16", "applied", "", changes=3, details=details)
+
+    kept = words("jetson-nano", vouched("a", "b"))
     assert {"--fp16", "--precisionConstraints=obey", "--layerPrecisions=a:fp32,b:fp32"} <= set(kept)
-    refused = Stage("convert_float16", "rolled_back", "", details=details)
+    assert "--fp16" in words("jetson-nano", vouched())
+    refused = replace(vouched("a"), status="rolled_back", changes=0)
     assert "--fp16" not in words("jetson-nano", refused)
-    assert "--fp16" in words("jetson-nano", Stage("convert_float16", "skipped", "no samples"))
+    assert "--fp16" not in words("jetson-nano", Stage("convert_float16", "skipped", "no samples"))
+    # A name that trtexec would read as several cannot be kept, so nothing leaves float32.
+    assert not {"--fp16", "--precisionConstraints=obey"} & set(words("jetson-nano", vouched("conv:1")))
     assert "--fp16" in words("jetson-agx-orin-dla", refused)
 
 
-@pytest.mark.parametrize(
-    ("float32", "wanted", "unwanted"),
-    [
-        (["conv_1"], ["--fp16", "--layerPrecisions=conv_1:fp32", "--precisionConstraints=obey"], []),
-        (["conv:1"], [], ["--fp16", "--precisionConstraints=obey"]),
-        (None, [], ["--fp16"]),
-    ],
-)
-def test_what_must_stay_in_float32_is_said_or_nothing_leaves_it(
-    float32: list[str] | None, wanted: list[str], unwanted: list[str]
-) -> None:
-    shapes = {"x": (4, 16, 8, 8)}
-    command = engine_command(model(TEXT), "net.onnx", hardware("jetson-nano"), shapes, float32=float32)
-    assert command is not None
-    assert set(wanted) <= set(command.split())
-    assert not set(unwanted) & set(command.split())
+def test_what_stays_in_float32_is_estimated_in_float32() -> None:
+    proto = model(TEXT)
+    shapes = {"x": (1, 16, 8, 8)}
+    nano = hardware("jetson-nano")
+    first = proto.graph.node[0].name or proto.graph.node[0].output[0]
+    found = [estimate(proto, nano, shapes=shapes, float32=kept) for kept in (frozenset(), frozenset({first}), None)]
+    assert [{kernel.precision for kernel in each.kernels} for each in found] == [
+        {"float16"},
+        {"float16", "float32"},
+        {"float32"},
+    ]
+    accelerator = hardware("jetson-agx-orin-dla")
+    assert estimate(proto, accelerator, shapes=shapes, float32=None) == estimate(proto, accelerator, shapes=shapes)
+
+
+def test_float16_counts_only_where_the_result_may_run_in_it() -> None:
+    """And then for the original too: what an option of the runtime alone brings is no merit of the result."""
+
+    large = model(TEXT.replace("8,8", "64,64"))
+
+    def latency(**how: Any) -> tuple[str, float, float]:
+        result = graphopt.optimize(large, target="jetson-nano", passes=["lower_opset", "convert_float16"], **how)
+        report = result.report
+        assert report.latency is not None
+        assert report.deployment is not None
+        return report.deployment.command or "", report.latency.baseline_ms, report.latency.optimized_ms
+
+    without, half = (
+        latency(),
+        latency(data={"x": np.random.default_rng(0).normal(size=(30, 16, 64, 64)).astype(np.float32)}),
+    )
+    assert "--fp16" not in without[0]
+    assert "--fp16" in half[0]
+    shapes = {"x": (1, 16, 64, 64)}
+    assert without[1] == without[2] == estimate(large, hardware("jetson-nano"), shapes=shapes, float32=None).ms
+    assert half[1] == half[2] == estimate(large, hardware("jetson-nano"), shapes=shapes).ms
 
 
 def test_runtimes_that_read_onnx_need_no_command() -> None:
-    assert engine_command(model(TEXT), "net.onnx", hardware("cpu"), {"x": (1, 16, 8, 8)}) is None
+    assert engine_command(model(TEXT), "net.onnx", hardware("cpu"), {"x": (1, 16, 8, 8)}, float32=()) is None
 
 
 def test_open_sizes_are_fixed_where_the_target_takes_none() -> None:
@@ -226,6 +252,6 @@ def test_no_target_but_its_facts_decide() -> None:
     """The same facts under another name give the same command."""
     facts = replace(hardware("a10"), name="something else")
     shapes = {"x": (4, 16, 8, 8)}
-    assert engine_command(model(TEXT), "net.onnx", facts, shapes) == engine_command(
-        model(TEXT), "net.onnx", hardware("a10"), shapes
+    assert engine_command(model(TEXT), "net.onnx", facts, shapes, float32=()) == engine_command(
+        model(TEXT), "net.onnx", hardware("a10"), shapes, float32=()
     )

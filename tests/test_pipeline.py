@@ -5,7 +5,7 @@ The passes here are made up; the judge is told what to find. Data and clocks hav
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -20,6 +20,7 @@ from graphopt.errors import DataError
 from graphopt.graph import Index, replace_uses
 from graphopt.passes.base import Candidate, Context, Declined, Pass, PassReport, Skip
 from graphopt.pipeline import MAX_VERDICTS, Attempt, search
+from graphopt.report.schema import Stage
 from graphopt.stages import StageRunner, Trial
 from graphopt.targets import load_target
 
@@ -129,7 +130,7 @@ class FakeJudge:
         self.tried.append(label)
         return Trial(self.trials.get(label), metric=0.9, latency_ms=1.5)
 
-    def verdict(self, model: onnx.ModelProto) -> str | None:
+    def verdict(self, model: onnx.ModelProto, stages: Sequence[Stage]) -> str | None:
         self.looked_at.append(model.graph.name)
         return self.verdicts.get(model.graph.name)
 
@@ -293,7 +294,7 @@ def test_where_the_exact_model_does_not_hold_the_original_is_the_answer() -> Non
     seen: list[onnx.ModelProto] = []
 
     class OnlyTheOriginal(FakeJudge):
-        def verdict(self, model: onnx.ModelProto) -> str | None:
+        def verdict(self, model: onnx.ModelProto, stages: Sequence[Stage]) -> str | None:
             seen.append(model)
             return None if model is original else "0.90x as fast as the original"
 

@@ -82,7 +82,9 @@ def compose(
             following = search.gentler(best)
             if following is not None:
                 pool = sorted([*pool, following], key=lambda each: -each.speedup)
-        yield step_without(current, passes, search.idle, runner, [*refusals, *search.problems], started)
+        yield step_without(
+            current, passes, {**search.alone, **search.idle}, runner, [*refusals, *search.problems], started
+        )
     finally:
         search.mixer.close()
 
@@ -93,13 +95,24 @@ def _label(finished: Finished) -> str:
 
 @dataclass
 class _Search:
-    """One search. ``idle``: why a pass has no part in any mixture; ``problems``: why mixtures do not hold."""
+    """One search.
+
+    Attributes:
+        passes: as ``composable`` wants them.
+        current: the model before them.
+        runner: judges and counts.
+        mixer: makes mixtures.
+        idle: why a priced pass has no part in any mixture.
+        alone: why a pass behind the mixtures does nothing to the model as it is.
+        problems: why mixtures do not hold.
+    """
 
     passes: Sequence[ApproximatePass]
     current: onnx.ModelProto
     runner: StageRunner
     mixer: Mixer = field(init=False)
     idle: dict[str, str] = field(init=False, default_factory=dict)
+    alone: dict[str, str] = field(init=False, default_factory=dict)
     problems: list[str] = field(init=False, default_factory=list)
     _tried: dict[tuple[str, ...], Tried] = field(init=False, default_factory=dict)
 
@@ -120,6 +133,8 @@ class _Search:
         drop = self.context.goals.drop
         assert drop is not None, "composable asks for it"
         plain = self._finished(Mixed(self.current))
+        for one, each in zip(self._behind, plain.followed, strict=True):
+            self.alone[one.name] = each.reason
         goals = replace(self.context.goals, int8_follows=any(map(quantizes, self._behind)) and self._pays(plain))
         self.mixer.dials.update(self._dials(replace(self.context, goals=goals)))
         allowed = self.context.goals.max_drop

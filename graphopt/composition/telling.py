@@ -73,7 +73,7 @@ def step_without(
         if reason:
             stages.append(stage(one.name, "rolled_back", reason, runner.costs.of(current), seconds))
         else:
-            stages.append(_idle(one.name, idle.get(one.name, "nothing faster was found"), current, runner))
+            stages.append(_idle(one.name, idle.get(one.name) or "nothing faster was found", current, runner))
     names = " and ".join(one.name for one in passes)
     return Step(current, tuple(stages), (f"{names} were rolled back: {reason}",) if reason else ())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, fields, replace
 from math import exp
 from typing import Any
@@ -76,6 +76,7 @@ def estimate(
     batch: int = 1,
     shapes: Mapping[str, Sequence[int]] | None = None,
     graphs: Sequence[Scope] | None = None,
+    float32: Set[str] | None = frozenset(),
 ) -> Estimate:
     """Predict how long ``model`` takes on ``hardware``; weights may be absent.
 
@@ -86,6 +87,8 @@ def estimate(
         batch: size of dynamic first axes.
         shapes: shapes of inputs by name.
         graphs: what ``graph.cost.scopes`` returned for the same model and sizes, where the caller has it already.
+        float32: names of nodes that the runtime is told to leave in float32, where it chooses types by itself; None:
+            all of them.
 
     Raises:
         UsageError: the target has no device figures or no such runtime, or computes in no type of the model's; shapes
@@ -94,7 +97,17 @@ def estimate(
     """
     chosen = runtime_of(hardware, runtime)
     fitted = constants(chosen.constants, chosen.latency)
-    found = kernels(model, fused=chosen.fused, precision=chosen.precision, batch=batch, shapes=shapes, graphs=graphs)
+    if "float32" not in hardware.precisions:
+        float32 = frozenset()
+    found = kernels(
+        model,
+        fused=chosen.fused,
+        precision=chosen.precision if float32 is not None else "float32",
+        batch=batch,
+        shapes=shapes,
+        graphs=graphs,
+        float32=float32 or frozenset(),
+    )
     timed = [_timed(kernel, times) for kernel, times in zip(found, _times(found, hardware, fitted), strict=True)]
     launches = sum(launch for _, launch in timed)
     ms = together(sum(kernel.us for kernel, _ in timed), launches, fitted["overlap"]) / 1e3

@@ -6,7 +6,7 @@ more, and what only renames data (Reshape, Slice, Split) is none. A *fused* one 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from math import prod
 
@@ -49,10 +49,12 @@ def kernels(
     batch: int = 1,
     shapes: Mapping[str, Sequence[int]] | None = None,
     graphs: Sequence[Scope] | None = None,
+    float32: Set[str] = frozenset(),
 ) -> list[Kernel]:
     """The kernels of a model in order, for inputs of the sizes that ``graph.cost.scopes`` takes.
 
-    ``graphs`` is what ``scopes`` returned for the same model and sizes, where the caller has it already.
+    ``graphs`` is what ``scopes`` returned for the same model and sizes, where the caller has it already. Nodes named in
+    ``float32`` run in float32 whatever ``precision`` is.
 
     Raises:
         UsageError: shapes contradict the model.
@@ -64,7 +66,7 @@ def kernels(
     known: set[str] = set()
     outputs = frozenset(value.name for value in model.graph.output)
     for scope in scopes(model, shapes, batch) if graphs is None else graphs:
-        read = reader(scope, precision, known)
+        read = reader(scope, precision, known, float32)
         result += fused_kernels(read, outputs) if fused else _eager_kernels(read)
     return result
 

@@ -33,12 +33,14 @@ class Reader:
     Attributes:
         scope: the graph, with shapes.
         precision: data type that float32 operators run in.
+        float32: names of tensors that stay in float32 all the same.
         known: names of tensors that do not depend on the inputs' values: nothing is done for them in a run.
     """
 
     scope: Scope
     precision: str
     known: Set[str]
+    float32: Set[str] = frozenset()
 
     @cached_property
     def working(self) -> tuple[onnx.NodeProto, ...]:
@@ -70,7 +72,10 @@ class Reader:
 
     def type_of(self, name: str) -> str:
         """Data type as the runtime computes in it; integers that are no quantized values count as float32."""
-        return _NAMES.get(self.scope.dtypes.get(name, 0), self.precision)
+        declared = self.scope.dtypes.get(name, 0)
+        if name in self.float32 and declared == onnx.TensorProto.FLOAT:
+            return "float32"
+        return _NAMES.get(declared, self.precision)
 
     def width(self, name: str) -> int:
         """Bytes of an element as the runtime stores it."""
@@ -90,8 +95,8 @@ class Reader:
         return kind(node, self.scope, found.name if found else None)
 
 
-def reader(scope: Scope, precision: str, known: set[str]) -> Reader:
-    """A reader of one graph.
+def reader(scope: Scope, precision: str, known: set[str], float32: Set[str] = frozenset()) -> Reader:
+    """A reader of one graph; the nodes named in ``float32`` run in float32.
 
     ``known`` holds what the graphs around it know, and receives what it knows; a name may mean another tensor in a
     body that was read before.
@@ -103,7 +108,8 @@ def reader(scope: Scope, precision: str, known: set[str]) -> Reader:
         given = (name in known or name in scope.constants for name in node.input if name)
         if node.op_type in _ASKS_ONLY_THE_SHAPE or all(given):
             known.update(_written(node))
-    return Reader(scope, precision, known)
+    kept = {name for node in scope.nodes if float32 and name_of(node) in float32 for name in _written(node)}
+    return Reader(scope, precision, known, kept)
 
 
 def name_of(node: onnx.NodeProto) -> str:

@@ -253,6 +253,11 @@ def quantizes(one: Pass) -> bool:
     return bool(getattr(one, "quantizes", False))
 
 
+def vouches_for_float16(one: Pass) -> bool:
+    """Whether a pass finds out what may run in float16; it says so in a class attribute ``vouches_for_float16``."""
+    return bool(getattr(one, "vouches_for_float16", False))
+
+
 __all__ = [
     "ApproximatePass",
     "Array",
@@ -272,4 +277,5 @@ __all__ = [
     "Skip",
     "kernel_multiple",
     "quantizes",
+    "vouches_for_float16",
 ]

@@ -68,6 +68,7 @@ class ConvertFloat16:
     summary: ClassVar[str] = "float16 where ranges and operators allow it, with the fewest casts"
     exact: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset()
+    vouches_for_float16: ClassVar[bool] = True
 
     keep_io: bool = True
     headroom: float = 4.0

@@ -36,8 +36,11 @@ from graphopt.passes.quantize_int8.sensitivity import (
 from graphopt.passes.quantize_int8.units import Role, Units
 from graphopt.passes.quantize_int8.weights import quantized_weight, unit_bias
 
-# What measuring all sensitivities may take by the measured kernel times, and how many tensors get a second look.
+# What measuring all sensitivities may take by the measured kernel times. Times on a device say nothing of what a run
+# takes here: then so many multiply-adds are taken for a microsecond of one core.
 SENSITIVITY_MICROSECONDS = 20e6
+MACS_PER_MICROSECOND = 2e4
+# How many tensors get a second look.
 REFINED_TENSORS = 16
 
 Feed = Mapping[str, npt.NDArray[Any]]
@@ -281,8 +284,11 @@ class Quantization:
         return Sensitivity(tuple(refined), found.weights), replace(recipe, exceptions=exceptions)
 
     def _affordable_samples(self, runs: int) -> int:
-        """Return samples for each of ``runs`` measurements: as many as fit the budget by the measured kernel times."""
-        once = max(self.predicted_microseconds(frozenset()), 1.0)
+        """Return samples for each of ``runs`` measurements: as many as fit the budget."""
+        macs = self.context.goals.original_macs
+        here = self.context.hardware.device is None
+        once = self.predicted_microseconds(frozenset()) if here or not macs else macs / MACS_PER_MICROSECOND
+        once = max(once, 1.0)
         return int(np.clip(SENSITIVITY_MICROSECONDS / (runs * once), 2, 16)) if runs else 2
 
     def _with_quantized(self, name: str, observer: str) -> onnx.ModelProto:
