@@ -5,8 +5,9 @@
 
 Models: the zoo (judged on Fashion-MNIST), the PP-OCR nets and networks of torchvision where the cache of
 `benchmarks.corpus` has them, and the light models that come with the onnx wheel (constant weights and random inputs:
-nothing to be accurate about, so they run unvalidated). The targets named by `--whole` get their whole recipe on the
-zoo, which takes minutes a model; everything else runs without `prune_filters` and `separate_convolutions`.
+nothing to be accurate about, so they run unvalidated). Everything runs without `prune_filters` and
+`separate_convolutions`; for the targets named by `--whole` the zoo runs with the whole recipe too, which takes minutes
+a model.
 
 Of each result: does onnx's checker take it, does ONNX Runtime load and run it, which rules of the target does it break,
 by how much does the metric fall (gates: 0.5 points with int8, 0.1 where there is float16 only), what is the estimated
@@ -29,8 +30,9 @@ from benchmarks import corpus
 
 RESULTS = Path(__file__).parent / "results" / "targets.json"
 INT8_DROP, FLOAT16_DROP = 0.005, 0.001
-# Of nets with random weights only the answers' likeness says anything.
+# Of nets with random weights, whose largest answer is the largest by chance, only the answers' likeness says anything.
 COSINE_DROP = 0.02
+WHOLE = "whole recipe"
 SLOW_PASSES = ("prune_filters", "separate_convolutions")
 RANDOM_SAMPLES = 8
 
@@ -71,6 +73,8 @@ def settings(name: str, cache: Path, hardware: Any) -> dict[str, Any]:
     if case.accuracy != "top1":
         drop = COSINE_DROP
     found: dict[str, Any] = {"model": case.model, "max_drop": drop}
+    if case.accuracy == "sqnr":
+        found["metric"] = "cosine"
     if name in corpus.ZOO:
         return found | {"data": str(case.model.parent / "fashion_mnist_test.npz")}
     return found | {"calibration_data": str(case.calibration), "eval_data": str(case.evaluation)}
@@ -139,8 +143,8 @@ def table(results: dict[str, dict[str, Any]]) -> Iterator[str]:
     yield ""
     yield "| target | models | held | int8 | largest drop, zoo (points) | estimated speed-up, mean | broken rules |"
     yield "|---|---|---|---|---|---|---|"
-    for target in dict.fromkeys(key.partition(" ")[0] for key in results):
-        rows = {key.partition(" ")[2]: each for key, each in results.items() if key.partition(" ")[0] == target}
+    for target in dict.fromkeys(_row(key) for key in results):
+        rows = {key.split(" ")[1]: each for key, each in results.items() if _row(key) == target}
         ok = [each for each in rows.values() if each.get("result") == "ok" and not each.get("broken")]
         drops = [each["drop"] for name, each in rows.items() if name in corpus.ZOO and each.get("drop") is not None]
         speeds = [each["speedup"] for each in rows.values() if each.get("speedup")]
@@ -166,6 +170,12 @@ def table(results: dict[str, dict[str, Any]]) -> Iterator[str]:
             yield f"- {key}: {each.get('error') or each.get('refusal') or '; '.join(each.get('broken', ())[:3])}"
 
 
+def _row(key: str) -> str:
+    """The target of a result, and whether its whole recipe ran."""
+    target, _, *more = key.split(" ", 2)
+    return ", ".join([target, *more])
+
+
 def main() -> None:
     """Run what is asked for and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -182,10 +192,12 @@ def main() -> None:
     os.environ.setdefault("GRAPHOPT_CACHE_DIR", str(options.work / "graphopt-cache"))
     results: dict[str, dict[str, Any]] = {}
     for target in chosen:
-        for name in names:
-            kept = options.work / f"{target}.{name}.json"
+        named = [(name, False) for name in names]
+        if target in options.whole.split(","):
+            named += [(name, True) for name in names if name in corpus.ZOO]
+        for name, whole in named:
+            kept = options.work / f"{target}.{name}{'.whole' if whole else ''}.json"
             if not kept.is_file() and "run" in options.only:
-                whole = target in options.whole.split(",") and name in corpus.ZOO
                 try:
                     found = run(name, target, options.cache, whole=whole)
                 except Exception as error:  # the table tells of it
@@ -196,7 +208,7 @@ def main() -> None:
                 }
                 print(target, name, json.dumps(shown), flush=True)
             if kept.is_file():
-                results[f"{target} {name}"] = json.loads(kept.read_text())
+                results[f"{target} {name}{f' {WHOLE}' if whole else ''}"] = json.loads(kept.read_text())
     if "report" in options.only:
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
         RESULTS.with_suffix(".md").write_text("\n".join(table(results)) + "\n")
