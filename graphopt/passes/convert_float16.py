@@ -138,14 +138,20 @@ class _Conversion:
                 self.reasons[site.number] = reason
 
     def half(self) -> frozenset[int]:
-        """The numbers of the sites that compute in float16, as things stand."""
+        """The numbers of the sites that compute in float16, as things stand.
+
+        A runtime that chooses types by itself is only told where it may, and knows best where it pays: all of these
+        are taken to run in float16.
+        """
+        if not self._in_graph:
+            return frozenset(site.number for site in self.sites if site.number not in self.reasons)
         return choose(
             self.sites,
             self.reasons,
             self._ranges,
             Index(self._graph),
             prices(self._context.hardware),
-            keep_io=self._options.keep_io or not self._in_graph,
+            keep_io=self._options.keep_io,
         )
 
     def leave(self, numbers: frozenset[int], reason: str) -> None:
@@ -163,24 +169,26 @@ class _Conversion:
         report = self.report(half, details)
         found = self.noise(half)
         label = f"{report.changes} nodes in float16, {len(report.skipped)} in float32"
+        if not self._in_graph:
+            label = f"{report.changes} nodes may run in float16, {len(report.skipped)} must not"
         if found is not None:
             report.details["sqnr_db"] = decibel(found)  # type: ignore[index]
             label += f", {decibel(found):.1f} dB"
-        if not self._in_graph:
-            label += ", by an option of the runtime"
         return Candidate(model, report, label, simulation=simulation)
 
     def report(self, half: frozenset[int], more: dict[str, Any] | None = None) -> PassReport:
         """What became of each node."""
-        # That a quantizer reads float32 is nothing that anyone could mend.
-        left = [site for site in self.sites if site.number not in half and site.node.op != "QuantizeLinear"]
+        # That a quantizer reads float32 is nothing that anyone could mend; what a runtime that chooses types by itself
+        # makes of quantizers is its own affair.
+        quantizers = {"QuantizeLinear"} if self._in_graph else {"QuantizeLinear", "DequantizeLinear"}
+        left = [site for site in self.sites if site.number not in half and site.node.op not in quantizers]
         left.sort(key=lambda site: site.number not in self.reasons)
         skipped = tuple(Skip(site.name, self.reasons.get(site.number, CASTS_COST_MORE)) for site in left)
         details = {
             "written": "graph" if self._in_graph else "runtime option",
             "float16_nodes": len(half),
             # What a runtime that chooses types by itself must be told to leave in float32 (trtexec --layerPrecisions).
-            "keep_float32": [site.name for site in left if site.number in self.reasons and not site.blocked],
+            "keep_float32": [site.name for site in left if site.number in self.reasons and site.has_float16],
             **(more or {}),
         }
         return PassReport(len(half), skipped, details)

@@ -20,6 +20,7 @@ from graphopt.errors import UsageError
 from graphopt.graph import verify
 from graphopt.passes.base import Candidate, Context, Declined
 from graphopt.passes.convert_float16 import ConvertFloat16
+from graphopt.targets import load_target
 from graphopt.targets.schema import Device
 
 HALF, SINGLE = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
@@ -374,6 +375,31 @@ def test_a_runtime_that_chooses_types_gets_the_graph_as_it_is() -> None:
     assert candidate.report.details["written"] == "runtime option"
     always = next(ConvertFloat16(write="always").candidates(proto, weakly))
     assert ops(always.model)[0] == "Cast"
+
+
+def test_a_runtime_that_chooses_types_knows_where_float16_pays() -> None:
+    """The pass tells where it may be used: no Cast costs more than it saves, scales of integers do not matter."""
+    tiny = model("g (float[N,2] x) => (float[N,2] y) <float[2,2] w> { y = MatMul(x, w) }")
+    nano = load_target("jetson-nano").hardware
+    found = next(ConvertFloat16().candidates(tiny, replace(taking_half([feeds(tiny)]), hardware=nano)))
+    assert found.report.details["float16_nodes"] == 1
+    integers = quantized(17)
+    found = next(ConvertFloat16().candidates(integers, replace(taking_half([feeds(integers)]), hardware=nano)))
+    assert found.report.details["keep_float32"] == []
+    assert not found.report.skipped
+    simulated = found.simulation
+    assert simulated is not None
+    makers = {name: node.op_type for node in simulated.graph.node for name in node.output}
+    read = [{makers.get(name) for name in node.input} for node in simulated.graph.node if node.op_type == "MatMul"]
+    assert {"DequantizeLinear"} in read, "integer kernels read the integers themselves"
+
+
+def test_a_runtime_that_chooses_types_is_told_of_operators_that_float16_spoils() -> None:
+    text = """g (float[N,8] x) => (float[N,8] y) <float[8,8] w, int64 axis = {1}> {
+      [product] a = MatMul(x, w)  [sum] y = CumSum(a, axis) }"""
+    proto = model(text)
+    weakly = replace(taking_half([feeds(proto)]), hardware=replace(taking_half().hardware, strongly_typed=False))
+    assert next(ConvertFloat16().candidates(proto, weakly)).report.details["keep_float32"] == ["sum"]
 
 
 def test_gentler_candidates_leave_the_noisiest_nodes_in_float32() -> None:

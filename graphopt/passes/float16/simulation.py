@@ -24,6 +24,7 @@ from graphopt.graph import (
     import_graph,
     infer_again,
     is_constant,
+    is_op,
     remove_unused,
     set_input,
     set_output,
@@ -50,7 +51,9 @@ def simulate(model: onnx.ModelProto, half: Collection[int]) -> onnx.ModelProto:
     for site in sites:
         for slot in site.reads:
             tensor = site.node.inputs[slot]
-            if not is_constant(tensor) and id(tensor) not in written:
+            # Integer kernels read the integers themselves.
+            integers = any(is_op(node, "DequantizeLinear") for node in tensor.inputs)
+            if not is_constant(tensor) and id(tensor) not in written and not integers:
                 entering.setdefault(id(tensor), []).append((site, slot))
                 tensors[id(tensor)] = tensor
     for site in sites:

@@ -81,6 +81,11 @@ class Site:
     blocked: str = ""
 
     @property
+    def has_float16(self) -> bool:
+        """Whether a runtime that chooses types by itself might run it in float16."""
+        return not self.blocked or self.node.op in _BLOCKED
+
+    @property
     def name(self) -> str:
         """The node's name, else that of its first output."""
         return str(self.node.name or next((each.name for each in self.node.outputs if not each.is_empty()), ""))
