@@ -37,6 +37,7 @@ from graphopt.errors import UnsupportedModelError, UsageError
 from graphopt.graph import Index, import_graph, is_constant, types_of
 from graphopt.passes.base import Candidate, Context, Declined, PassReport, Skip
 from graphopt.passes.float16.gentler import CLEARLY_LESS, STEPS, noisiest, worst
+from graphopt.passes.float16.names import with_names
 from graphopt.passes.float16.plan import CASTS_COST_MORE, choose, heavy, prices
 from graphopt.passes.float16.ranges import Ranges, constant_reason
 from graphopt.passes.float16.simulation import simulate
@@ -165,6 +166,9 @@ class _Conversion:
         if self._in_graph:
             half, written = self._loadable(half)
             model, details = written.model, {"casts": written.casts}
+        else:
+            model, names = with_names(model, self._must_not(half))
+            details = {"keep_float32": names}
         simulation = self._simulation(half)
         report = self.report(half, details)
         found = self.noise(half)
@@ -178,20 +182,26 @@ class _Conversion:
 
     def report(self, half: frozenset[int], more: dict[str, Any] | None = None) -> PassReport:
         """What became of each node."""
+        skipped = tuple(Skip(site.name, self.reasons.get(site.number, CASTS_COST_MORE)) for site in self._left(half))
+        details = {
+            "written": "graph" if self._in_graph else "runtime option",
+            "float16_nodes": len(half),
+            "keep_float32": [site.name for site in self._must_not(half)],
+            **(more or {}),
+        }
+        return PassReport(len(half), skipped, details)
+
+    def _left(self, half: frozenset[int]) -> list[Site]:
+        """Sites in float32, first those that must be."""
         # That a quantizer reads float32 is nothing that anyone could mend; what a runtime that chooses types by itself
         # makes of quantizers is its own affair.
         quantizers = {"QuantizeLinear"} if self._in_graph else {"QuantizeLinear", "DequantizeLinear"}
         left = [site for site in self.sites if site.number not in half and site.node.op not in quantizers]
-        left.sort(key=lambda site: site.number not in self.reasons)
-        skipped = tuple(Skip(site.name, self.reasons.get(site.number, CASTS_COST_MORE)) for site in left)
-        details = {
-            "written": "graph" if self._in_graph else "runtime option",
-            "float16_nodes": len(half),
-            # What a runtime that chooses types by itself must be told to leave in float32 (trtexec --layerPrecisions).
-            "keep_float32": [site.name for site in left if site.number in self.reasons and site.has_float16],
-            **(more or {}),
-        }
-        return PassReport(len(half), skipped, details)
+        return sorted(left, key=lambda site: site.number not in self.reasons)
+
+    def _must_not(self, half: frozenset[int]) -> list[Site]:
+        """What a runtime that chooses types by itself must be told to leave in float32."""
+        return [site for site in self._left(half) if site.number in self.reasons and site.has_float16]
 
     def noise(self, half: frozenset[int]) -> float | None:
         """Noise-to-signal power at the outputs, on samples not used for ranges; None where there are none."""

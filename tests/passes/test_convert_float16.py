@@ -358,6 +358,47 @@ def test_int8_stays_int8_and_its_scales_become_float16() -> None:
     assert ops(candidate.model).count("Cast") == 1
 
 
+JOINED = """g (float[1,4,8,8] x) => (float[1,8,8,8] y) <float[4,4,3,3] w, float s = {0.0203}, int8 z = {0},
+    float[8,8,1,1] v, float huge = {100000.0}, float tiny = {0.00001}> {
+  [qx] a = QuantizeLinear(x, s, z)  [dx] b = DequantizeLinear(a, s, z)
+  [half] c = Conv<pads = [1, 1, 1, 1]>(b, w)  k = Concat<axis = 1>(c, x)
+  [qk] d = QuantizeLinear(k, s, z)  [dk] e = DequantizeLinear(d, s, z)
+  [up] f = Mul(e, huge)  [down] g = Mul(f, tiny)  [last] y = Conv(g, v) }"""
+
+
+def test_one_scale_stays_one_where_only_some_of_its_readers_are_float16() -> None:
+    """What a Concat joins would be requantized, and integers read with another step than they were written with."""
+    proto = model(JOINED, opset=19, ir_version=9)
+    candidate = converted(proto)
+    types = input_types(candidate.model)
+    assert types["dx"] == {HALF}
+    assert types["dk"] == {SINGLE}, "what it feeds leaves the range of float16"
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in candidate.model.graph.initializer}
+    pairs = [node for node in candidate.model.graph.node if "quantizeLinear" in node.op_type.replace("Q", "q")]
+    assert {float(constants[node.input[1]]) for node in pairs} == {float(np.float16(0.0203))}
+
+
+def test_scales_of_channels_that_are_all_but_zero_do_not_become_zero() -> None:
+    """A runtime refuses a scale of 0; 2^-14 is the smallest that float16 holds in full."""
+    proto = quantized(19)
+    scales = next(tensor for tensor in proto.graph.initializer if tensor.name == "sw")
+    scales.CopyFrom(onnx.numpy_helper.from_array(np.array([0.011, 1e-9, 0.013], np.float32), "sw"))
+    candidate = converted(proto)
+    assert input_types(candidate.model)["int8"] == {HALF}
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in candidate.model.graph.initializer}
+    weights = [node for node in candidate.model.graph.node if node.name in ("qw", "dw")]
+    assert [constants[node.input[1]][1] for node in weights] == [2.0**-14, 2.0**-14]
+
+
+def test_scales_too_small_for_float16_keep_their_layer_in_float32() -> None:
+    proto = quantized(19)
+    scales = next(tensor for tensor in proto.graph.initializer if tensor.name == "sw")
+    scales.CopyFrom(onnx.numpy_helper.from_array(np.array([1e-7, 1e-8, 2e-7], np.float32), "sw"))
+    candidate = converted(proto)
+    assert "too small" in reasons(candidate)["dw"]
+    assert input_types(candidate.model)["int8"] == {SINGLE}
+
+
 def test_before_opset_19_scales_are_float32_and_so_are_the_layers_that_read_them() -> None:
     """A Cast between DequantizeLinear and the layer would hide the layer from a runtime that looks for int8."""
     candidate = converted(quantized(17))
@@ -400,6 +441,20 @@ def test_a_runtime_that_chooses_types_is_told_of_operators_that_float16_spoils()
     proto = model(text)
     weakly = replace(taking_half([feeds(proto)]), hardware=replace(taking_half().hardware, strongly_typed=False))
     assert next(ConvertFloat16().candidates(proto, weakly)).report.details["keep_float32"] == ["sum"]
+
+
+def test_a_runtime_that_chooses_types_is_told_by_names_that_the_model_has() -> None:
+    """Nodes without a name get one, without characters that part the list; names that were there stay."""
+    text = """g (float[N,8] x) => (float[N,8] y) <float[8,8] w, int64 axis = {1}> {
+      a = MatMul(x, w)  b = CumSum(a, axis)  [mine] c = CumSum(b, axis)  y = MatMul(c, w) }"""
+    proto = model(text)
+    proto.graph.node[1].output[0] = proto.graph.node[2].input[0] = "sum:0"
+    proto.graph.node[3].name = "sum_0"
+    weakly = replace(taking_half([feeds(proto)]), hardware=replace(taking_half().hardware, strongly_typed=False))
+    candidate = next(ConvertFloat16().candidates(proto, weakly))
+    assert candidate.report.details["keep_float32"] == ["sum_0_2", "mine"]
+    assert [node.name for node in candidate.model.graph.node] == ["", "sum_0_2", "mine", "sum_0"]
+    assert not proto.graph.node[1].name, "the model that was given is not edited"
 
 
 def test_gentler_candidates_leave_the_noisiest_nodes_in_float32() -> None:

@@ -32,8 +32,11 @@ _SUBNORMAL_STEP = 2.0**-24
 MAX_NOISE = 1e-5
 # Relative error that a constant of one value may get.
 _SCALAR_ERROR = 2.0**-8
+# Steps of int8 between 0 and the largest value.
+_LEVELS = 127
 # Sums of equal terms stand still at this number of them.
 MAX_TERMS = 2048
+QUANTIZERS = frozenset({"DequantizeLinear", "QuantizeLinear"})
 _BOUNDS: Mapping[str, frozenset[int]] = {"Clip": frozenset({1, 2}), "Max": frozenset({0, 1}), "Min": frozenset({0, 1})}
 _DIVISORS: Mapping[str, int] = {"Div": 1, "Log": 0, "Reciprocal": 0}
 _MEANS = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
@@ -49,6 +52,10 @@ def constant_reason(site: Site) -> str:
     for slot, tensor in constants_of(site):
         values = values_of(tensor)
         assert values is not None
+        if site.node.op in QUANTIZERS and slot == 1:
+            if reason := _why_not_scales(values, tensor.name):
+                return reason
+            continue
         bound = slot in _BOUNDS.get(site.node.op, frozenset())
         reason = _why_not_half(values, tensor.name, saturates=bound)
         if reason:
@@ -60,6 +67,29 @@ def to_half(values: npt.NDArray[Any]) -> npt.NDArray[np.float16]:
     """Values in float16; finite ones beyond its range become its largest."""
     limited = np.where(np.isfinite(values), np.clip(values, -LARGEST, LARGEST), values)
     return np.asarray(limited.astype(np.float16))
+
+
+def half_scales(values: npt.NDArray[Any]) -> npt.NDArray[np.float16]:
+    """Scales of Q and DQ in float16; those that it cannot tell to 8 bits become its smallest normal number.
+
+    Smaller steps than that hold less than their integers say, and a scale of 0 is none.
+    """
+    narrow = to_half(values)
+    error = np.abs(narrow.astype(np.float64) - values)
+    return np.where(error > _SCALAR_ERROR * np.abs(values), to_half(np.maximum(values, _SMALLEST_NORMAL)), narrow)
+
+
+def _why_not_scales(values: npt.NDArray[Any], name: str) -> str:
+    """Why scales cannot be float16: raised to what it holds, they would add more noise than int8 has anyway."""
+    if float(values.max(initial=0.0)) > LARGEST:
+        return f"its scale '{name}' reaches {float(values.max()):.3g}, and float16 holds {LARGEST:.0f}"
+    exact, wide = values.astype(np.float64).reshape(-1), half_scales(values).astype(np.float64).reshape(-1)
+    raised = wide > exact * (1 + _SCALAR_ERROR)
+    # A value below half a step becomes 0: its error is itself.
+    added = np.minimum(wide**2 / 12, (_LEVELS * exact) ** 2)[raised].sum()
+    if added > (exact**2 / 12).sum():
+        return f"its scale '{name}' is too small for float16 ({float(exact.min()):.3g})"
+    return ""
 
 
 def _why_not_half(values: npt.NDArray[Any], name: str, *, saturates: bool) -> str:

@@ -41,8 +41,9 @@ def simulate(model: onnx.ModelProto, half: Collection[int]) -> onnx.ModelProto:
     """Write a float32 model that rounds what the sites ``half`` read and write to float16."""
     work = import_graph(model)
     index = Index(work.gs)
-    sites = [site for site in find_sites(work.gs) if site.number in half]
-    round_scales(index, sites)
+    every = find_sites(work.gs)
+    round_scales(index, every, half)
+    sites = [site for site in every if site.number in half]
     _round_constants(index, sites)
     written = {id(site.node.outputs[slot]) for site in sites for slot in site.writes}
     homes = {id(tensor): home for home in walk(work.gs) for tensor in home.inputs}

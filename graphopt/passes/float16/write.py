@@ -31,7 +31,7 @@ from graphopt.graph import (
     variable,
     walk,
 )
-from graphopt.passes.float16.ranges import to_half
+from graphopt.passes.float16.ranges import QUANTIZERS, half_scales, to_half
 from graphopt.passes.float16.sites import Site, find_sites
 
 HALF, SINGLE = int(onnx.TensorProto.FLOAT16), int(onnx.TensorProto.FLOAT)
@@ -61,9 +61,10 @@ def write_half(model: onnx.ModelProto, half: Collection[int], *, keep_io: bool) 
         keep_io: whether inputs and outputs of the model stay float32.
     """
     work = import_graph(model)
-    sites = [site for site in find_sites(work.gs) if site.number in half]
-    writer = _Writer(work, Index(work.gs), keep_io)
-    writer.write(sites)
+    index, sites = Index(work.gs), find_sites(work.gs)
+    round_scales(index, sites, half)
+    writer = _Writer(work, index, keep_io)
+    writer.write([site for site in sites if site.number in half])
     remove_unused(work.gs)
     return Written(export_graph(work), writer.casts)
 
@@ -97,7 +98,6 @@ class _Writer:
             for slot in site.reads:
                 if is_constant(site.node.inputs[slot]):
                     set_input(self.index, site.node, slot, self._constant(site.node.inputs[slot]))
-        round_scales(self.index, sites)
         for tensor in made:
             self._made(tensor, follows)
         for key, tensor in read.items():
@@ -192,19 +192,29 @@ class _Writer:
             node.attrs["output_dtype"] = HALF
 
 
-def round_scales(index: Index, sites: Sequence[Site]) -> None:
-    """Let QuantizeLinear in float32 round by the very scale that DequantizeLinear behind it has in float16."""
+def round_scales(index: Index, sites: Sequence[Site], half: Collection[int]) -> None:
+    """Give Q and DQ of one scale the very same one still, as float16 holds it, where any of them computes in float16.
+
+    Else integers would be read with another step than they were written with, and what a Concat joins would have two.
+    """
+    scales = {site.number: scale for site in sites if (scale := _scale(site)) is not None}
+    touched = {scale.tobytes() for number, scale in scales.items() if number in half}
+    made: dict[bytes, gs.Constant] = {}
     for site in sites:
-        source = site.node.inputs[0] if site.node.inputs else None
-        quantizer = None if source is None else sole_producer(source)
-        if site.node.op != "DequantizeLinear" or quantizer is None or quantizer.op != "QuantizeLinear":
+        scale = scales.get(site.number)
+        if scale is None or (key := scale.tobytes()) not in touched:
             continue
-        scale = values_of(quantizer.inputs[1])
-        if scale is None or scale.dtype != np.float32:
-            continue
-        rounded = to_half(scale).astype(np.float32)
-        if not np.array_equal(rounded, scale):
-            set_input(index, quantizer, 1, constant(index, f"{quantizer.inputs[1].name}_rounded", rounded))
+        narrow = half_scales(scale).astype(np.float32)
+        if not np.array_equal(narrow, scale):
+            if key not in made:
+                made[key] = constant(index, f"{site.node.inputs[1].name}_rounded", narrow)
+            set_input(index, site.node, 1, made[key])
+
+
+def _scale(site: Site) -> npt.NDArray[Any] | None:
+    """The constant float32 scale of a Q or DQ."""
+    values = values_of(site.node.inputs[1]) if site.node.op in QUANTIZERS else None
+    return values if values is not None and values.dtype == np.float32 else None
 
 
 def _uses(tensor: gs.Tensor) -> list[tuple[gs.Node, int]]:
