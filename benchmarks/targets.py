@@ -32,6 +32,7 @@ RESULTS = Path(__file__).parent / "results" / "targets.json"
 INT8_DROP, FLOAT16_DROP = 0.005, 0.001
 # Of nets with random weights, whose largest answer is the largest by chance, only the answers' likeness says anything.
 COSINE_DROP = 0.02
+FEW_SAMPLES = 16
 WHOLE = "whole recipe"
 SLOW_PASSES = ("prune_filters", "separate_convolutions")
 RANDOM_SAMPLES = 8
@@ -74,7 +75,8 @@ def settings(name: str, cache: Path, hardware: Any) -> dict[str, Any]:
         drop = COSINE_DROP
     found: dict[str, Any] = {"model": case.model, "max_drop": drop}
     if case.accuracy == "sqnr":
-        found["metric"] = "cosine"
+        few = {"calibration_data": case.calibration, "eval_data": case.evaluation}
+        return found | {"metric": "cosine"} | {key: corpus.load(path, FEW_SAMPLES) for key, path in few.items()}
     if name in corpus.ZOO:
         return found | {"data": str(case.model.parent / "fashion_mnist_test.npz")}
     return found | {"calibration_data": str(case.calibration), "eval_data": str(case.evaluation)}
