@@ -91,6 +91,15 @@ def only_layer(text: str, **shapes: tuple[int, ...]):
             "matmul", 2 * 3 * 5 * 4, 0, id="Einsum",
         ),
         pytest.param(
+            """(float[2,3,4] a) => (float[2,3,5] y) <float[4,5] w> { y = Einsum<equation = "...j,jk">(a, w) }""",
+            "fully_connected", 2 * 3 * 5 * 4, 20, id="Einsum with an ellipsis on one side",
+        ),
+        pytest.param(
+            """(float[7,2,3,4] a, float[2,4,5] b) => (float[7,2,3,5] y)
+            { y = Einsum<equation = "...ij,...jk->...ik">(a, b) }""",
+            "matmul", 7 * 2 * 3 * 5 * 4, 0, id="Einsum with ellipses of two ranks",
+        ),
+        pytest.param(
             """(uint8[1,4,8,8] x) => (uint8[1,6,6,6] y)
             <float s = {0.1}, uint8 z = {0}, int8[6,4,3,3] w, float[6] ws, int8[6] wz, int32[6] b>
             { y = QLinearConv(x, s, z, w, ws, wz, s, z, b) }""",
@@ -216,6 +225,42 @@ def test_an_unknown_operator_is_not_counted_as_nothing():
 
     assert (found.macs, found.layers[0].kind) == (None, "unknown")
     assert found.unknown == ("y: operator mine::Magic is not known",)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        pytest.param(
+            """(float[2,6,32] q, float[2,6,32] k, float[2,6,32] v) => (float[2,6,32] y, float[2,4,8,8] s)
+            { y, s = LinearAttention<q_num_heads = 4, kv_num_heads = 4>(q, k, v) }""",
+            "LinearAttention is not counted", id="an operator without a rule",
+        ),
+        pytest.param(
+            """(float[2,3] a, float[3,4] b, float[4,5] c) => (float[2,5] y)
+            { y = Einsum<equation = "ij,jk,kl->il">(a, b, c) }""",
+            "more than two operands", id="Einsum of three operands",
+        ),
+        pytest.param(
+            "(float[0,4,8,8] x) => (float[0,6,6,6] y) <float[6,4,3,3] w> { y = Conv(x, w) }",
+            "holds no element", id="a size of 0, as some write what they do not know",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_counted_is_not_counted_as_nothing(text, reason):
+    found = cost(model(text, HEADER.replace("17", "27")))
+
+    assert found.macs is None
+    assert reason in found.unknown[0]
+
+
+def test_a_causal_convolution_counts_its_window_for_each_step():
+    found = cost(model(
+        """(float[2,6,9] x) => (float[2,6,9] y, float[2,6,3] s) <float[6,1,4] w>
+        { y, s = CausalConvWithState(x, w) }""",
+        HEADER.replace("17", "27"),
+    ))  # fmt: skip
+
+    assert (found.macs, found.parameters, found.layers[0].kind) == (2 * 6 * 9 * 4, 24, "depthwise")
 
 
 def test_sizes_computed_from_constants_are_known():

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 import onnx
 
-from graphopt.latency.kernels import VIEWS, Kernel, work_of
+from graphopt.latency.kernels import Kernel, work_of
 from graphopt.latency.reading import Reader, name_of
+from graphopt.latency.views import is_engine_view
 from graphopt.latency.work import PRODUCTS
 
 _GATE_LENGTH = 4  # nodes between x and x * f(x): HardSwish written out is Add, Clip, Div
@@ -61,7 +62,8 @@ class _Plan:
         return list(dict.fromkeys(self.of(name) for name in self.read.computed(node.input)))
 
     def bytes(self, name: str, node: onnx.NodeProto) -> float:
-        return self.read.elements(name, node) * (1 if name in self.quantized else self.read.width(name))
+        """Bytes that the node reads or writes of a tensor."""
+        return self.read.taken(name, node) * (1 if name in self.quantized else self.read.width(name))
 
 
 def fused_kernels(read: Reader, outputs: frozenset[str]) -> list[Kernel]:
@@ -71,7 +73,7 @@ def fused_kernels(read: Reader, outputs: frozenset[str]) -> list[Kernel]:
     groups: list[_Group] = []
     placed: set[str] = set()
     for node in read.working:
-        if node.op_type in VIEWS:
+        if is_engine_view(node, plan.read):
             _absorb(node, plan, made_by)
             continue
         kind = read.kind(node)
@@ -99,7 +101,7 @@ def _plan(read: Reader, outputs: frozenset[str]) -> _Plan:
     integer_reads: set[str] = set()
     float_reads: set[str] = set()
     for node in read.working:
-        if node.op_type in VIEWS and node.input:
+        if node.input and is_engine_view(node, read):
             source = root.get(node.input[0], node.input[0])
             root.update(dict.fromkeys(node.output[:1], source))
             if node.op_type == "QuantizeLinear":
@@ -211,4 +213,6 @@ def _kernel(group: _Group, plan: _Plan) -> Kernel:
     operands = [name for name in head.input[:2] if name]
     if group.product and len(operands) == 2 and all(name in plan.integer_reads for name in operands):
         precision = "int8"
-    return Kernel(name_of(head), tuple(dict.fromkeys(group.names)), (work_of(head, plan.read, precision, traffic),))
+    pieces = len(head.output) if head.op_type == "Split" else 1  # an engine takes each of them out by itself
+    work = work_of(head, plan.read, precision, traffic / pieces)
+    return Kernel(name_of(head), tuple(dict.fromkeys(group.names)), (work,) * pieces)

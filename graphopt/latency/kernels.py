@@ -16,13 +16,9 @@ from graphopt.errors import ModelError
 from graphopt.graph.cost import CONVOLUTIONS, MATRIX_PRODUCTS, RECURRENT, Scope, scopes
 from graphopt.graph.cost.kinds import weight_name
 from graphopt.latency.reading import Reader, name_of, reader
+from graphopt.latency.views import is_absent, is_eager_view
 from graphopt.latency.work import PRODUCTS, KernelWork
 
-# Operators that only rename data; in an eager runtime a tensor has strides, so that taking a part is no work either.
-_RENAMES = frozenset({"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
-_EAGER_VIEWS = _RENAMES | {"Expand", "Slice", "Split"}
-# An engine reads and writes other data types where it reads and writes.
-VIEWS = _RENAMES | {"Cast", "CastLike", "DequantizeLinear", "QuantizeLinear"}
 _INTEGER_PRODUCTS = {"ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "QGemm", "QLinearConv", "QLinearMatMul"}
 
 
@@ -74,14 +70,14 @@ def kernels(
 def _eager_kernels(read: Reader) -> list[Kernel]:
     result = []
     for node in read.working:
-        if read.kind(node) in ("constant", "control_flow"):
+        if read.kind(node) in ("constant", "control_flow") or is_absent(node, read):
             continue
         name = name_of(node)
-        if node.op_type in _EAGER_VIEWS:
+        if is_eager_view(node, read):
             result.append(Kernel(name, (name,), (KernelWork(kind="view", precision=read.precision),)))
             continue
         written = sum(read.elements(output, node) * read.width(output) for output in read.computed(node.output))
-        taken = sum(read.elements(operand, node) * read.width(operand) for operand in read.computed(node.input))
+        taken = sum(read.taken(operand, node) * read.width(operand) for operand in read.computed(node.input))
         work = work_of(node, read, read.type_of(node.output[0]), taken + written)
         works: tuple[KernelWork, ...] = (work,)
         if node.op_type in CONVOLUTIONS and len(node.input) > 2 and node.input[2]:
@@ -92,7 +88,7 @@ def _eager_kernels(read: Reader) -> list[Kernel]:
 
 def work_of(node: onnx.NodeProto, read: Reader, precision: str, activation_bytes: float) -> KernelWork:
     """The work of ``node`` as the head of a kernel that moves ``activation_bytes``."""
-    kind = read.kind(node)
+    kind = _priced_as(node, read)
     outputs = sum(read.elements(name, node) for name in read.computed(node.output))
     constants = [name for name in dict.fromkeys(node.input) if name and read.is_known(name)]
     if kind not in PRODUCTS:
@@ -119,9 +115,37 @@ def work_of(node: onnx.NodeProto, read: Reader, precision: str, activation_bytes
         out_channels=out_channels,
         groups=groups,
         window=window,
-        stride=prod(next((tuple(a.ints) for a in node.attribute if a.name == "strides"), (1,))),
+        stride=prod(_integers(node, "strides")),
+        winograd=float(_is_square_3x3(node, read)),
         launches=_launches(node, read),
     )
+
+
+def _integers(node: onnx.NodeProto, name: str) -> tuple[int, ...]:
+    return next((tuple(a.ints) for a in node.attribute if a.name == name), (1,))
+
+
+def _priced_as(node: onnx.NodeProto, read: Reader) -> str:
+    """The kind of work, where exporters or papers call by two names what runtimes do alike."""
+    kind = read.kind(node)
+    if kind == "transposed" and read.shape(weight_name(node), node)[1:2] == (1,) and _groups(node) > 1:
+        return "depthwise"
+    if node.op_type in ("ReduceMean", "ReduceMax") and _over_planes(node, read):
+        return "pooling"
+    return kind
+
+
+def _over_planes(node: onnx.NodeProto, read: Reader) -> bool:
+    """Whether a reduction is what GlobalAveragePool does: over all axes behind batch and channels."""
+    taken, written = read.shape(node.input[0], node), read.shape(node.output[0], node)
+    return len(taken) > 3 and written in (taken[:2], (*taken[:2], *(1 for _ in taken[2:])))
+
+
+def _is_square_3x3(node: onnx.NodeProto, read: Reader) -> bool:
+    """Whether Winograd's trick is made for the window; of all others of 9 elements it is not."""
+    if node.op_type not in CONVOLUTIONS or node.op_type == "DeformConv":
+        return False
+    return read.shape(weight_name(node), node)[2:] == (3, 3) and set(_integers(node, "dilations")) == {1}
 
 
 def _moving_kind(kind: str, node: onnx.NodeProto, read: Reader) -> str:
@@ -142,7 +166,7 @@ def _pooled(node: onnx.NodeProto, read: Reader) -> float:
 
 def _channels(node: onnx.NodeProto, read: Reader) -> tuple[int, int, int, int]:
     """Channels read and written, groups and window of a product."""
-    groups = next((int(a.i) for a in node.attribute if a.name == "group"), 1)
+    groups = _groups(node)
     if node.op_type in CONVOLUTIONS or node.op_type == "ConvTranspose":
         shape = read.shape(weight_name(node), node)
         if len(shape) < 2:  # which ONNX's inference lets pass
@@ -152,12 +176,19 @@ def _channels(node: onnx.NodeProto, read: Reader) -> tuple[int, int, int, int]:
         return shape[1] * groups, shape[0], groups, prod(shape[2:])
     output = read.shape(node.output[0], node)
     columns = output[-1] if output else 1
-    if node.op_type in MATRIX_PRODUCTS:
+    if node.op_type in MATRIX_PRODUCTS or node.op_type == "Einsum":
         elements = read.elements(node.output[0], node)
         return max(1, round(read.macs(node) / max(elements, 1))), columns, 1, 1
     return columns, columns, 1, 1
 
 
+def _groups(node: onnx.NodeProto) -> int:
+    return next((int(a.i) for a in node.attribute if a.name == "group"), 1)
+
+
 def _launches(node: onnx.NodeProto, read: Reader) -> int:
     """A recurrence launches kernels for every step."""
-    return read.shape(node.input[0], node)[0] if node.op_type in RECURRENT else 1
+    if node.op_type not in RECURRENT:
+        return 1
+    batch_first = any(a.name == "layout" and a.i == 1 for a in node.attribute)
+    return read.shape(node.input[0], node)[1 if batch_first else 0]

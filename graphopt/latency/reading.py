@@ -23,6 +23,7 @@ _NAMES: dict[int, str] = {
     onnx.TensorProto.UINT8: "int8",
 }
 _WIDTH: dict[str, int] = {"float16": 2, "bfloat16": 2, "float64": 8, "int8": 1, "float8": 1}
+_PICKS = {"Gather", "GatherElements", "GatherND", "Slice", "Split"}
 _ASKS_ONLY_THE_SHAPE = {"Shape", "Size"}
 
 
@@ -58,6 +59,13 @@ class Reader:
     def elements(self, name: str, node: onnx.NodeProto) -> float:
         """Elements of a tensor."""
         return float(prod(self.shape(name, node)))
+
+    def taken(self, name: str, node: onnx.NodeProto) -> float:
+        """Elements of a tensor that the node reads or writes: what picks some reads no more than it writes."""
+        elements = self.elements(name, node)
+        if node.op_type not in _PICKS:
+            return elements
+        return min(elements, sum(self.elements(written, node) for written in _written(node)))
 
     def shape(self, name: str, node: onnx.NodeProto) -> tuple[int, ...]:
         """Shape of a tensor as inferred; raises ModelError where a size is unknown."""

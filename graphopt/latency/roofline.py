@@ -133,8 +133,9 @@ def _share(work: KernelWork, fitted: Constants) -> Number:
         return fitted["compute.pointwise"]
     if work.kind in _MATRIX_PRODUCTS:
         return np.where(_rows(work) > _MANY_ROWS, fitted["compute.pointwise"], fitted["compute.fully_connected"])
-    saves = np.equal(work.window, 9) & np.equal(work.stride, 1) & (work.precision == "float32")
-    return np.where(saves & (work.kind == "dense_kxk"), fitted["compute.winograd"], fitted["compute.dense_kxk"])
+    square = np.equal(work.window, 9) & np.greater(work.winograd, 0) & np.equal(work.stride, 1)
+    saves = square & (work.precision == "float32") & (work.kind == "dense_kxk")
+    return np.where(saves, fitted["compute.winograd"], fitted["compute.dense_kxk"])
 
 
 def _idle(work: KernelWork, outputs: Number, device: Device, fitted: Constants) -> Number:

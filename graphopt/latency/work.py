@@ -40,6 +40,7 @@ class KernelWork:
         groups: groups of channels.
         window: elements of the kernel's window (9 for 3x3).
         stride: product of the strides.
+        winograd: 0 where Winograd's trick does not help a window of 9 elements: dilated ones, 1x9, transposed.
         launches: kernels that the runtime launches for it.
     """
 
@@ -54,6 +55,7 @@ class KernelWork:
     groups: Number = 1.0
     window: Number = 1.0
     stride: Number = 1.0
+    winograd: Number = 1.0
     launches: Number = 1.0
 
 
@@ -99,6 +101,7 @@ def convolution(
         groups=groups,
         window=window,
         stride=stride,
+        winograd=float(tuple(kernel) == (3, 3)),
     )
 
 

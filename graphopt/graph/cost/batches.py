@@ -7,7 +7,7 @@ from the inputs is there 16 times, and the weights once.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import onnx
@@ -17,6 +17,7 @@ from graphopt.errors import UsageError
 if TYPE_CHECKING:
     from graphopt.graph.cost.shapes import Scope
 
+_RECURRENCES = {"RNN", "GRU", "LSTM"}
 # What they return depends on their input's size only.
 _SIZES = {"Shape", "Size"}
 
@@ -60,7 +61,8 @@ def side_by_side(graphs: Sequence[Scope], inputs: Collection[str], copies: int) 
 
     The first axis of every tensor that is computed from an input's values becomes ``copies`` times as long; what is
     computed from sizes and constants alone stays. Where the batch is not the first axis inside, single sizes are not
-    those of a graph that somebody could run, but the number of elements, on which work and traffic rest, is right.
+    those of a graph that somebody could run, but the number of elements, on which work and traffic rest, is right. Only
+    recurrences, which take as many turns as there are steps, keep their first axis, and their second becomes longer.
     """
     varying: set[str] = set()
     for scope in graphs:
@@ -73,11 +75,23 @@ def side_by_side(graphs: Sequence[Scope], inputs: Collection[str], copies: int) 
             # Inside a body everything that is not constant is taken to vary: what runs there is fed from outside.
             if scope.inner or not varying.isdisjoint(node.input) or _has_body(node):
                 varying.update(name for name in node.output if name)
+    batch_axis = {name: axis for scope in graphs for node in scope.nodes for name, axis in _behind_steps(node)}
     for scope in graphs:
         own = getattr(scope.shapes, "maps", [scope.shapes])[0]
         for name, shape in own.items():
-            if name in varying and name not in scope.constants and shape and shape[0] is not None:
-                own[name] = (shape[0] * copies, *shape[1:])
+            if name not in varying or name in scope.constants or not shape:
+                continue
+            axis = batch_axis.get(name, 0)
+            size = shape[axis] if axis < len(shape) else None
+            if size is not None:
+                own[name] = (*shape[:axis], size * copies, *shape[axis + 1 :])
+
+
+def _behind_steps(node: onnx.NodeProto) -> Iterator[tuple[str, int]]:
+    """What a recurrence reads and writes with the steps before the batch, and where the batch is."""
+    if node.op_type in _RECURRENCES and not any(a.name == "layout" and a.i == 1 for a in node.attribute):
+        yield node.input[0], 1
+        yield from zip(node.output, (2, 1, 1), strict=False)
 
 
 def _has_body(node: onnx.NodeProto) -> bool:

@@ -20,8 +20,9 @@ CONTRIB_DOMAIN = "com.microsoft"
 WEIGHT_INPUT = {"QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3}
 
 _OTHER_KINDS = {
-    "attention": "Attention GroupQueryAttention MultiHeadAttention",
+    "attention": "Attention GroupQueryAttention LinearAttention MultiHeadAttention",
     "constant": "Constant ConstantOfShape EyeLike Range RandomNormal RandomUniform RandomNormalLike RandomUniformLike",
+    "depthwise": "CausalConvWithState",
     "normalization": "BatchNormalization GroupNormalization InstanceNormalization LayerNormalization LpNormalization "
     "LRN MeanVarianceNormalization RMSNormalization SimplifiedLayerNormalization SkipLayerNormalization",
     "pooling": "AveragePool GlobalAveragePool GlobalLpPool GlobalMaxPool LpPool MaxPool MaxRoiPool MaxUnpool RoiAlign "

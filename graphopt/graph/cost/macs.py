@@ -25,11 +25,15 @@ def macs(node: onnx.NodeProto, scope: Scope) -> int:
     The body of a Loop or Scan counts once, whatever the number of turns.
     """
     if not known_operator(node):
-        raise UnknownSizeError(f"operator {node.domain}::{node.op_type} is not known")
+        raise UnknownSizeError(f"operator {_called(node)} is not known")
     for operators, rule in _RULES:
         if node.op_type in operators:
             return rule(node, scope)
     return 0
+
+
+def _called(node: onnx.NodeProto) -> str:
+    return f"{node.domain}::{node.op_type}" if node.domain else node.op_type
 
 
 def _size(shape: Shape) -> int:
@@ -43,6 +47,8 @@ def _shape(scope: Scope, name: str) -> tuple[int, ...]:
     if None in shape:
         shown = ",".join("?" if size is None else str(size) for size in shape)
         raise UnknownSizeError(f"the shape of {name!r} is [{shown}]")
+    if 0 in shape:  # nothing would be computed; exporters write 0 for what they do not know
+        raise UnknownSizeError(f"the shape of {name!r} is {list(shape)}, which holds no element")
     return tuple(size for size in shape if size is not None)
 
 
@@ -74,24 +80,40 @@ def _recurrent(node: onnx.NodeProto, scope: Scope) -> int:
 
 
 def _einsum(node: onnx.NodeProto, scope: Scope) -> int:
-    """The product of all index sizes, for two operands; an ellipsis or more operands is not counted."""
+    """The product of all index sizes, for two operands; more are not counted, for the order of the products is open."""
     equation = next(a.s.decode() for a in node.attribute if a.name == "equation").replace(" ", "")
     terms = equation.split("->")[0].split(",")
-    if "." in equation or len(terms) > 2:
-        raise UnknownSizeError(f"Einsum {equation!r} is not counted: an ellipsis or more than two operands")
+    if len(terms) > 2:
+        raise UnknownSizeError(f"Einsum {equation!r} is not counted: more than two operands")
     if len(terms) < 2:
         return 0
-    sizes: dict[str, int] = {}
-    for term, name in zip(terms, node.input, strict=True):
-        for index, size in zip(term, _shape(scope, name), strict=True):
+    sizes: dict[str | int, int] = {}
+    for term, name in zip(terms, node.input, strict=False):
+        shape = _shape(scope, name)
+        indices = _indices(term, len(shape))
+        if len(indices) != len(shape) or len(terms) != len(node.input):
+            raise UnknownSizeError(f"Einsum {equation!r} does not fit its operands")
+        for index, size in zip(indices, shape, strict=True):
             sizes[index] = max(size, sizes.get(index, 1))
     return prod(sizes.values())
 
 
+def _indices(term: str, rank: int) -> list[str | int]:
+    """The index of each axis; those of an ellipsis are numbers, the last of them -1."""
+    before, dots, after = term.partition("...")
+    hidden = rank - len(before) - len(after) if dots else 0
+    return [*before, *range(-hidden, 0), *after]
+
+
+def _causal(node: onnx.NodeProto, scope: Scope) -> int:
+    """Input elements * kernel size: a depthwise convolution that is as long as its input."""
+    return _size(_shape(scope, node.input[0])) * _shape(scope, weight_name(node))[-1]
+
+
 def _attention(node: onnx.NodeProto, scope: Scope) -> int:
     """Queries * keys * (query features + value features); Q, K, V as [batch, heads, length, head] or 3-D."""
-    if node.domain:
-        raise UnknownSizeError(f"operator {node.domain}::{node.op_type} is not counted")
+    if node.domain or node.op_type != "Attention":
+        raise UnknownSizeError(f"operator {_called(node)} is not counted")
     if len(node.input) > 4 and node.input[4]:
         raise UnknownSizeError("Attention with past keys is not counted")
     query, key, value = (_shape(scope, name) for name in node.input[:3])
@@ -107,5 +129,6 @@ _RULES: tuple[tuple[set[str], Callable[[onnx.NodeProto, Scope], int]], ...] = (
     (MATRIX_PRODUCTS, _matrix_product),
     (RECURRENT, _recurrent),
     ({"Einsum"}, _einsum),
-    ({"Attention", "MultiHeadAttention", "GroupQueryAttention"}, _attention),
+    ({"Attention", "GroupQueryAttention", "LinearAttention", "MultiHeadAttention"}, _attention),
+    ({"CausalConvWithState"}, _causal),
 )
