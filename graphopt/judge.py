@@ -317,11 +317,10 @@ class DataJudge:
     ) -> Measured | None:
         """Compare two models; ``attempt``: 0 for a choice, 1 and 2 for the verdict.
 
-        ``float32``: nodes of ``model`` that stay in float32; None: all of both. What an option of the runtime alone
-        would bring the baseline is no merit of ours, so it has float16 wherever the model has.
+        ``float32``: nodes of both that stay in float32; None: all. What an option of the runtime alone would bring the
+        baseline is no merit of ours, and what float16 would spoil in the model it would spoil there too.
         """
-        first = self._weighed(baseline, None if float32 is None else frozenset())
-        return self.speed.compare(first, self._weighed(model, float32), attempt)
+        return self.speed.compare(self._weighed(baseline, float32), self._weighed(model, float32), attempt)
 
     def _weighed(self, model: onnx.ModelProto, float32: frozenset[str] | None) -> Weighed:
         digest = self._digest(model)

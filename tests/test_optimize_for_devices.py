@@ -220,6 +220,16 @@ def test_float16_counts_only_where_the_result_may_run_in_it() -> None:
     assert half[1] == half[2] == estimate(large, hardware("jetson-nano"), shapes=shapes).ms
 
 
+def test_what_float16_would_spoil_stays_in_float32_in_the_original_too() -> None:
+    """Else a model that has to keep it there would be slower than an original that overflows."""
+    large = model(TEXT.replace("8,8", "64,64"), v=np.full((16, 16, 3, 3), 100.0), w=np.ones((16, 16, 1, 1)))
+    data = {"x": np.random.default_rng(0).uniform(1, 2, size=(30, 16, 64, 64)).astype(np.float32)}
+    report = graphopt.optimize(large, target="jetson-nano", passes=["lower_opset", "convert_float16"], data=data).report
+    assert report.stages[1].details["keep_float32"]
+    assert report.latency is not None
+    assert report.latency.baseline_ms == report.latency.optimized_ms
+
+
 def test_runtimes_that_read_onnx_need_no_command() -> None:
     assert engine_command(model(TEXT), "net.onnx", hardware("cpu"), {"x": (1, 16, 8, 8)}, float32=()) is None
 
