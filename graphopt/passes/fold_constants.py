@@ -7,10 +7,10 @@
 3. *Constant subgraphs*: nodes that read constants only are run by ONNX Runtime and replaced by their results.
 
 Left alone: random operators; DequantizeLinear of what is stored quantized, with all that depends on it, unless it is
-itself an answer of the model; operators of other domains; loops not known to be short; results that are no tensors;
-and whatever would make the file larger: results larger than what they are computed from are only folded as far as
-other folds pay for them, plus ``max_growth_bytes``. A model none of whose outputs depends on an input is the exception:
-it becomes its answers, up to 16 MB.
+itself an answer of the model; QuantizeLinear of float weights, for targets that want them so; operators of other
+domains; loops not known to be short; results that are no tensors; and whatever would make the file larger: results
+larger than what they are computed from are only folded as far as other folds pay for them, plus ``max_growth_bytes``.
+A model none of whose outputs depends on an input is the exception: it becomes its answers, up to 16 MB.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class FoldConstants:
 
     def apply(self, graph: gs.Graph, context: Context) -> PassReport:
         """Edit ``graph`` in place."""
-        tally = _Tally(self.max_growth_bytes)
         graphs = tuple(walk(graph))
+        tally = _Tally(self.max_growth_bytes, kept=_weights_in_float(graphs, context))
         if _has_work(graphs):
             index = Index(graph)
             tally.lifted = _lift_constant_nodes(index)
@@ -104,9 +104,11 @@ class _Tally:
         current: whether nothing was folded since ``spare`` was told.
         waiting: what would be folded if there were more to spare: nodes to refuse in the end, where, and the reason.
         refused: ``id`` of a node -> the node and why it shall not be evaluated again.
+        kept: ``id`` of a node that the target wants as it is -> the node.
     """
 
     allowance: int
+    kept: Mapping[int, gs.Node]
     answers_only: bool = False
     lifted: int = 0
     shapes: int = 0
@@ -121,6 +123,14 @@ class _Tally:
     def refuse(self, nodes: Sequence[gs.Node], where: str, reason: str) -> None:
         """Note nodes that are left alone from now on."""
         self.refused.update((id(node), (node, Skip(where, reason))) for node in nodes)
+
+
+def _weights_in_float(graphs: Sequence[gs.Graph], context: Context) -> dict[int, gs.Node]:
+    """The quantizers that stay where a runtime wants weights as float constants with Q and DQ behind."""
+    rules = context.hardware.int8
+    if rules is None or rules.implicit or not rules.weight_nodes:
+        return {}
+    return {id(node): node for graph in graphs for node in graph.nodes if is_op(node, "QuantizeLinear")}
 
 
 def _has_work(graphs: tuple[gs.Graph, ...]) -> bool:
@@ -236,7 +246,7 @@ def _fold_regions(index: Index, types: Mapping[str, TensorType], tally: _Tally) 
     """Evaluate constant regions, the ones that shrink the file first; return how many nodes went."""
     if tally.answers_only and not tally.current and _is_closed(index, types, tally):
         tally.spare, tally.current = _ANSWER_BYTES, True
-    regions, skipped = constant_regions(index, types, max(0, tally.spare), tally.refused)
+    regions, skipped = constant_regions(index, types, max(0, tally.spare), tally.refused.keys() | tally.kept.keys())
     tally.skipped = {skip.where: skip for skip in skipped}
     tally.skipped.update((skip.where, skip) for _, skip in tally.refused.values())
     tally.waiting = [((), "", "")] if skipped else []

@@ -7,6 +7,7 @@ import onnx
 import pytest
 from support import Run, apply, context, feeds, initializer, model, ops
 
+import graphopt
 from graphopt import runtime
 from graphopt.graph import import_graph
 from graphopt.passes.fold_constants import FoldConstants
@@ -320,6 +321,15 @@ def test_a_weight_is_quantized_at_once_and_stays_quantized() -> None:
       q = QuantizeLinear(f, s, z)  w = DequantizeLinear(q, s, z)  y = MatMul(x, w) }""")
     assert ops(run.after) == ["DequantizeLinear", "MatMul"]
     assert initializer(run.after, "q").dtype == np.int8
+
+
+def test_float_weights_with_quantizers_behind_stay_for_targets_that_want_them_so() -> None:
+    """TensorRT 8 reads float constant, Q, DQ; whether it reads integers and DQ alone is not documented."""
+    proto = model("""g (float[N,4] x) => (float[N,4] y) <float[2,8] f, int64[2] shape = {4, 4}, float s, int8 z> {
+      r = Reshape(f, shape)  q = QuantizeLinear(r, s, z)  w = DequantizeLinear(q, s, z)  y = MatMul(x, w) }""")
+    kept = graphopt.run(proto, ["fold_constants"], target="jetson-agx-xavier")
+    assert ops(kept) == ["QuantizeLinear", "DequantizeLinear", "MatMul"]
+    assert ops(graphopt.run(proto, ["fold_constants"], target="cpu")) == ["DequantizeLinear", "MatMul"]
 
 
 def test_a_dequantized_answer_is_computed() -> None:
