@@ -292,6 +292,19 @@ def test_sizes_computed_from_the_input_are_known():
     assert found.macs == 3 * 16 * 5
 
 
+def test_a_body_sees_the_sizes_of_the_graph_around_it():
+    found = cost(model(
+        """(bool c, float[1,4,8,8] x) => (float[1,4,M,K] y) <int64[8] pads = {0, 0, 1, 2, 0, 0, 1, 2}, float[4,4,3,3] w> {
+            y = If(c) <
+                then_branch = t() => (float[1,4,M,K] a) { p = Pad(x, pads) a = Conv(p, w) },
+                else_branch = e() => (float[1,4,M,K] b) { b = Identity(x) }
+            >
+        }"""
+    ))  # fmt: skip
+
+    assert found.macs == 4 * 8 * 10 * 4 * 9
+
+
 def test_sizes_in_an_old_model_are_known():
     """Until IR 3 constants had to be inputs, too; what is computed from them is a constant all the same."""
     proto = model("(float[1,4] x) => (float[P,Q] y) <int64[2] s = {2, 2}> { t = Identity(s) y = Reshape(x, t) }")

@@ -38,6 +38,8 @@ def infer(model: onnx.ModelProto) -> onnx.ModelProto:
     if _complete(typed):
         return typed
     known = _stored(model)
+    if _hand_down(model.graph, known):
+        typed = _infer_once(model)
     while fresh := _compute(model, typed, known):
         known.update(fresh)
         kept = [node for node in model.graph.node if not (node.output and set(node.output) <= fresh.keys())]
@@ -45,6 +47,7 @@ def infer(model: onnx.ModelProto) -> onnx.ModelProto:
         rest = onnx.GraphProto(node=kept)
         del model.graph.node[:]
         model.graph.node.MergeFrom(rest.node)
+        _hand_down(model.graph, fresh)
         typed = _infer_once(model)
         if _complete(typed):
             break
@@ -59,6 +62,26 @@ def _stored(model: onnx.ModelProto) -> dict[str, Array]:
         if node.op_type == "Constant" and node.domain == "":
             values.update(_constant(node, model))
     return values
+
+
+def _hand_down(graph: onnx.GraphProto, known: Mapping[str, Array]) -> bool:
+    """Store in bodies the sizes that they read from graphs around them, whose values inference does not see in there.
+
+    Returns whether there were any.
+    """
+    found = False
+    pending = [graph]
+    while pending:
+        outer = pending.pop()
+        for body in (a.g for node in outer.node for a in node.attribute if a.type == onnx.AttributeProto.GRAPH):
+            pending.append(body)
+            own = {value.name for value in (*body.input, *body.initializer)}
+            own.update(name for node in body.node for name in node.output)
+            read = {name for node in body.node for name in node.input} - own
+            wanted = sorted(read.intersection(known))
+            body.initializer.extend(onnx.numpy_helper.from_array(known[name], name) for name in wanted)
+            found |= bool(wanted)
+    return found
 
 
 def _infer_once(model: onnx.ModelProto) -> onnx.ModelProto:
