@@ -294,7 +294,8 @@ def test_sizes_computed_from_the_input_are_known():
 
 def test_a_body_sees_the_sizes_of_the_graph_around_it():
     found = cost(model(
-        """(bool c, float[1,4,8,8] x) => (float[1,4,M,K] y) <int64[8] pads = {0, 0, 1, 2, 0, 0, 1, 2}, float[4,4,3,3] w> {
+        """(bool c, float[1,4,8,8] x) => (float[1,4,M,K] y)
+        <int64[8] pads = {0, 0, 1, 2, 0, 0, 1, 2}, float[4,4,3,3] w> {
             y = If(c) <
                 then_branch = t() => (float[1,4,M,K] a) { p = Pad(x, pads) a = Conv(p, w) },
                 else_branch = e() => (float[1,4,M,K] b) { b = Identity(x) }
