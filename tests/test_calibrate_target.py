@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -230,3 +231,70 @@ def test_one_net_is_too_few(nets, tmp_path):
 
     with pytest.raises(DataError, match="1 net measured; measure at least 2"):
         refit_target(TITAN, measured, EAGER)
+
+
+def test_nets_of_one_file_name_in_several_folders_are_several(nets, tmp_path):
+    rows = []
+    for name in ("dense", "depthwise"):
+        (tmp_path / name).mkdir()
+        path = nets[name].rename(tmp_path / name / "model.onnx")
+        rows.append(Measurement(str(path), "", EAGER, "", 1, None, 1.0, None, None))
+
+    measured, _ = find_models(rows, tmp_path / "measured.csv", None)
+
+    assert [one.name for one in measured] == ["dense/model", "depthwise/model"]
+    assert refit_target(TITAN, measured, EAGER).constants
+
+
+def test_a_row_is_appended_on_a_line_of_its_own(tmp_path):
+    table = tmp_path / "measured.csv"
+    row = Measurement("a.onnx", "", EAGER, "", 1, None, 1.0, None, None)
+    append(table, row)
+    table.write_text(table.read_text().rstrip("\n"))  # as many editors leave it
+
+    append(table, row)
+
+    assert read_measurements(table) == (row, row)
+
+
+def test_times_in_another_unit_are_refused(nets, tmp_path):
+    table = write_table(tmp_path, nets, TITAN.hardware)
+    rows = [replace(row, median_ms=row.median_ms / 1000) for row in read_measurements(table)]
+    measured, _ = find_models(rows, table, None)
+
+    with pytest.raises(DataError, match=r"0\.001 times those estimated .* must be in milliseconds"):
+        refit_target(TITAN, measured, EAGER)
+
+
+def test_rows_that_contradict_each_other_are_named(nets, tmp_path, capfd):
+    table = write_table(tmp_path, nets, TITAN.hardware)
+    with table.open("a") as file:
+        file.write(f"dense.onnx,1,100,{EAGER}\n")
+    output = tmp_path / "mine.toml"
+
+    assert main(["calibrate-target", "titan-xp", str(table), "-o", str(output), "--json"]) == 0
+
+    contradiction, far = json.loads(capfd.readouterr().out)["warnings"]
+    assert "dense at batch 1 was measured as" in contradiction
+    assert "and as 100 ms" in contradiction
+    assert "1 of 9 measurements are more than 2 times off after refitting, dense at batch 1" in far
+    assert f"# Warning: {far}" in output.read_text()
+
+
+def test_the_profile_is_never_written_over_what_it_is_made_from(nets, tmp_path, capfd):
+    table, mine = write_table(tmp_path, nets, TITAN.hardware), tmp_path / "mine.toml"
+    mine.write_text('inherits = "titan-xp"\n')
+
+    assert main(["calibrate-target", str(mine), str(table), "-o", str(mine)]) == 2
+    assert "never overwritten" in capfd.readouterr().err
+    assert mine.read_text() == 'inherits = "titan-xp"\n'
+    assert main(["calibrate-target", "titan-xp", str(table), "-o", str(tmp_path / "mine")]) == 2
+    assert "ends in .toml" in capfd.readouterr().err
+
+
+def test_a_profile_may_have_any_file_name(nets, tmp_path):
+    table, output = write_table(tmp_path, nets, TITAN.hardware), tmp_path / "our board.toml"
+
+    assert main(["calibrate-target", "titan-xp", str(table), "-o", str(output), "-q"]) == 0
+
+    assert load_target(str(output)).recipe == TITAN.recipe

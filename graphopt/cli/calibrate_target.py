@@ -59,6 +59,7 @@ def calibrate_target(
     from graphopt.measured import as_toml, choose_runtime, find_models, read_measurements, refit_target
     from graphopt.targets import load_target
 
+    _check_output(output, target, table)
     profile = load_target(target)
     rows = read_measurements(table)
     chosen = choose_runtime(rows, profile.hardware, runtime)
@@ -66,11 +67,23 @@ def calibrate_target(
     measured, warnings = find_models(fitting, table, models, input_shapes)
     with terminal.progress() as progress:
         found = refit_target(profile, measured, chosen, progress=progress)
-    _write(output, as_toml(found, output.stem, _inherited(target, output), table))
-    for warning in warnings:
+    _write(output, as_toml(found, _inherited(target, output), table))
+    for warning in (*warnings, *found.warnings):
         terminal.note(f"warning: {warning}")
-    terminal.result(json.dumps(_as_dict(found), indent=2) if as_json else _as_text(found))
+    terminal.result(json.dumps(_as_dict(found, warnings), indent=2) if as_json else _as_text(found))
     terminal.note(f"wrote {output}; use it with --target {output}")
+
+
+def _check_output(output: Path, target: str, table: Path) -> None:
+    """Refuse to write where a profile would not be found, or over what it is made from."""
+    from graphopt.cli.output import check_outputs
+    from graphopt.errors import UsageError
+    from graphopt.targets.inheritance import split_selectors
+
+    if output.suffix != ".toml":
+        raise UsageError(f"{output}: a profile's name ends in .toml, by which --target knows it")
+    parent = split_selectors(target)[0]
+    check_outputs([table, *([Path(parent)] if parent.endswith(".toml") else [])], output, [])
 
 
 def _inherited(target: str, output: Path) -> str:
@@ -97,7 +110,7 @@ def _write(output: Path, text: str) -> None:
         raise OutputError(f"{output}: cannot be written: {error.strerror}") from error
 
 
-def _as_dict(found: Refit) -> dict[str, Any]:
+def _as_dict(found: Refit, warnings: tuple[str, ...]) -> dict[str, Any]:
     from graphopt.report.schema import plain
 
     return {
@@ -107,6 +120,7 @@ def _as_dict(found: Refit) -> dict[str, Any]:
         "constants": dict(found.constants),
         "error": {which: found.error(which) for which in ("before", "after", "left_out")},
         "measurements": [plain(one) for one in found.predictions],
+        "warnings": [*warnings, *found.warnings],
     }
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from graphopt.measured.doubts import Prediction
 from graphopt.measured.refitting import (
     Measured,
-    Prediction,
     Refit,
     as_toml,
     choose_runtime,

@@ -6,6 +6,7 @@ its batches, and predicted from the others.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import onnx
 from graphopt._version import __version__
 from graphopt.errors import DataError, UsageError
 from graphopt.latency import estimate
+from graphopt.measured.doubts import Prediction, doubts, wrong_unit
 from graphopt.measured.table import Measurement
 from graphopt.model import read
 from graphopt.targets import Hardware, Target
@@ -30,27 +32,6 @@ class Measured:
     row: Measurement
     name: str
     model: onnx.ModelProto
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Milliseconds of one measurement: measured, and predicted in three ways.
-
-    Attributes:
-        net: name of the model.
-        batch: samples.
-        measured: what the device took.
-        before: predicted with the target's constants.
-        after: predicted with the refitted ones.
-        left_out: predicted with constants fitted without this net; None where too few nets are left.
-    """
-
-    net: str
-    batch: int
-    measured: float
-    before: float
-    after: float
-    left_out: float | None
 
 
 @dataclass(frozen=True)
@@ -101,19 +82,35 @@ def find_models(
     by_hash: dict[str, Path] = {}
     if folder is not None and any(row.sha256 for row in rows):
         by_hash = {_sha256(path): path for path in sorted(folder.glob("*.onnx"))}
-    found: dict[str, Measured] = {}
+    paths = [(by_hash.get(row.sha256) or _by_name(row, table, folder)).resolve() for row in rows]
+    names = _names(paths)
+    found: dict[Path, Measured] = {}
     warnings: list[str] = []
     result = []
-    for row in rows:
-        if row.model not in found:
-            path = by_hash.get(row.sha256) or _by_name(row, table, folder)
+    for row, path in zip(rows, paths, strict=True):
+        if path not in found:
             loaded = read(path, weights=False)
             if row.sha256 and loaded.sha256 != row.sha256:
                 warnings.append(f"{path} is another file than was measured, by its hash; taken to be the same net")
             _fix_inputs(loaded.proto, shapes or {})
-            found[row.model] = Measured(row, path.stem, loaded.proto)
-        result.append(replace(found[row.model], row=row))
+            found[path] = Measured(row, names[path], loaded.proto)
+        result.append(replace(found[path], row=row))
     return tuple(result), tuple(warnings)
+
+
+def _names(paths: Iterable[Path]) -> dict[Path, str]:
+    """A name for each file: its own, with as many folders before it as tell files of one name apart."""
+    files = list(dict.fromkeys(paths))
+    most = max((len(path.parts) for path in files), default=1)
+    names = {path: path.stem for path in files}
+    for depth in range(1, most):
+        alike = Counter(names.values())
+        if len(alike) == len(files):
+            break
+        for path, name in list(names.items()):
+            if alike[name] > 1:
+                names[path] = "/".join((*path.parent.parts[-depth:], path.stem))
+    return names
 
 
 def _fix_inputs(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> None:
@@ -175,7 +172,7 @@ def refit_target(
     """Refit the constants of ``runtime``, and predict every net with those of the others.
 
     Raises:
-        DataError: fewer than two nets were measured.
+        DataError: fewer than two nets were measured, or times in another unit than milliseconds.
         ModelError: a model's sizes are not known.
     """
     nets = list(dict.fromkeys(one.name for one in measured))
@@ -189,7 +186,13 @@ def refit_target(
     def fitted(chosen: Sequence[Measured]) -> Mapping[str, float]:
         return refit([(one.model, one.row.batch, one.row.median_ms) for one in chosen], hardware, runtime)
 
+    def ms(one: Measured, facts: Hardware) -> float:
+        return estimate(one.model, facts, runtime=runtime, batch=one.row.batch).ms
+
     progress("fitting", 0, total)
+    before = [ms(one, hardware) for one in measured]
+    if wrong := wrong_unit([one.row.median_ms for one in measured], before):
+        raise DataError(wrong)
     constants = fitted(measured)
     without: dict[str, Hardware] = {}
     for done, net in enumerate(nets, 1):
@@ -197,21 +200,18 @@ def refit_target(
         without[net] = with_constants(hardware, runtime, fitted([one for one in measured if one.name != net]))
     after = with_constants(hardware, runtime, constants)
 
-    def ms(one: Measured, facts: Hardware) -> float:
-        return estimate(one.model, facts, runtime=runtime, batch=one.row.batch).ms
-
     predictions = tuple(
         Prediction(
             net=one.name,
             batch=one.row.batch,
             measured=one.row.median_ms,
-            before=ms(one, hardware),
+            before=estimated,
             after=ms(one, after),
             left_out=ms(one, without[one.name]),
         )
-        for one in measured
+        for one, estimated in zip(measured, before, strict=True)
     )
-    return Refit(target.name, runtime, dict(constants), predictions, ())
+    return Refit(target.name, runtime, dict(constants), predictions, doubts(predictions))
 
 
 def with_constants(hardware: Hardware, runtime: str, constants: Mapping[str, float]) -> Hardware:
@@ -222,14 +222,14 @@ def with_constants(hardware: Hardware, runtime: str, constants: Mapping[str, flo
     return replace(hardware, runtimes=runtimes)
 
 
-def as_toml(found: Refit, name: str, inherits: str, table: Path) -> str:
-    """A profile that inherits everything from the target but the constants of the runtime."""
+def as_toml(found: Refit, inherits: str, table: Path) -> str:
+    """A profile that inherits everything from the target but the constants of the runtime; its name is its file's."""
     count, nets = len(found.predictions), len({one.net for one in found.predictions})
     before, after, left_out = (_percent(found.error(which)) for which in ("before", "after", "left_out"))
     lines = [
         f"# Written by graphopt {__version__} calibrate-target from {table.name}: {count} measurements of {nets} nets.",
         f"# Mean error of the estimates: {before} before, {after} after; {left_out} for nets left out of the fit.",
-        f"name = {_quoted(name)}",
+        *(f"# Warning: {warning}" for warning in found.warnings),
         f"inherits = {_quoted(inherits)}",
         f"summary = {_quoted(f'{found.target} with latency refitted to measurements of {nets} nets')}",
         "",

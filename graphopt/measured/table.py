@@ -62,7 +62,10 @@ def append(path: Path, row: Measurement) -> None:
         header = list(COLUMNS)
     values = {key: "" if value is None else value for key, value in asdict(row).items()}
     try:
+        unfinished = not new and not path.read_bytes().endswith((b"\n", b"\r"))
         with path.open("a", encoding="utf-8", newline="") as file:
+            if unfinished:
+                file.write("\n")
             writer = csv.DictWriter(file, header, restval="", lineterminator="\n")
             if new:
                 writer.writeheader()
