@@ -79,6 +79,19 @@ class TestLayers:
         model = written(net(CHAIN))
         assert nodes(model, "Conv")[0].input[2] == "b"
 
+    @pytest.mark.parametrize(
+        "text",
+        [
+            CHAIN,
+            "g (float[2,8] x, float[8,4] v) => (float[2,4] y) { y = MatMul(x, v) }",
+            "g (float[1,8,4,4] x) => (float[1,4,5,5] y) <float[8,4,2,2] w> { y = ConvTranspose(x, w) }",
+        ],
+        ids=["Conv", "MatMul of two activations", "ConvTranspose"],
+    )
+    def test_what_is_quantized_is_not_quantized_again(self, text: str) -> None:
+        _, again = cut(written(net(text)))
+        assert not [unit for unit in again.all if unit.role in (Role.HEAVY, Role.ELEMENTWISE)]
+
     def test_layers_that_share_weights_have_quantizers_of_their_own(self) -> None:
         shared = net(
             f"""g (float[1,8,8,8] x) => (float[1,8,8,8] y) <float[8,8,3,3] w> {{

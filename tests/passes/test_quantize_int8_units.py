@@ -33,6 +33,14 @@ def the_unit(text: str, operator: str, **options: object) -> Unit:
             id="bias is an input",
         ),
         pytest.param(
+            """g (float[2,4] x, float[4,4] v) => (float[2,4] y) <float s, int8 z = {0}> {
+              q = QuantizeLinear(x, s, z)  d = DequantizeLinear(q, s, z)
+              p = QuantizeLinear(v, s, z)  e = DequantizeLinear(p, s, z)  y = MatMul(d, e) }""",
+            "MatMul",
+            "what it reads is quantized already",
+            id="quantized already",
+        ),
+        pytest.param(
             "g (float16[1,4,8,8] x) => (float16[1,4,8,8] y) <float16[4,4,1,1] w> { y = Conv(x, w) }",
             "Conv",
             "its weights are not float32",

@@ -26,7 +26,7 @@ from graphopt.passes.quantize_int8.placement import Placement
 from graphopt.passes.quantize_int8.residual import Residual, residuals
 from graphopt.passes.quantize_int8.sensitivity import NoiseGroup
 from graphopt.passes.quantize_int8.symmetric import symmetric_parameters
-from graphopt.passes.quantize_int8.units import FLOAT_DOMAINS, Role, Unit, Units, find_units
+from graphopt.passes.quantize_int8.units import FLOAT_DOMAINS, QUANTIZED_ALREADY, Role, Unit, Units, find_units
 from graphopt.targets.schema import Int8Rules
 
 POOLS = ("AveragePool", "GlobalAveragePool")
@@ -71,7 +71,10 @@ def as_transposed(unit: Unit, units: Units, dtypes: Mapping[str, int], rules: In
     if node.op_type != "ConvTranspose" or node.domain not in FLOAT_DOMAINS or not _named(node.op_type, rules):
         return unit
     weight = units.constants.get(node.input[1])
-    if node.input[0] in units.constants:
+    makers = (units.producer.get(name) for name in node.input)
+    if any(index is not None and units.all[index].node.op_type == "DequantizeLinear" for index in makers):
+        reason = QUANTIZED_ALREADY
+    elif node.input[0] in units.constants:
         reason = "its input is constant"
     elif weight is None:
         reason = "its weights are computed at run time"

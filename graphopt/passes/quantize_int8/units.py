@@ -7,7 +7,7 @@ Runtime's: which DQ -> operator -> Q groups its CPU provider replaces (onnxrunti
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -54,6 +54,7 @@ ELEMENTWISE = {
 }
 HEAVY = {"Conv": 1, "Gemm": 1, "MatMul": 2}
 ABSORBED = ("Relu", "Clip")
+QUANTIZED_ALREADY = "what it reads is quantized already"
 
 
 @dataclass(frozen=True)
@@ -143,10 +144,11 @@ def find_units(model: onnx.ModelProto, dtypes: Mapping[str, int] | None = None) 
         ):
             absorbed[id(node)] = following[0]
             taken.add(id(following[0]))
+    dequantized = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
     units: list[Unit] = []
     for node in graph.node:
         if id(node) not in taken:
-            units.append(_unit(len(units), node, absorbed.get(id(node)), constants, dtypes or {}))
+            units.append(_unit(len(units), node, absorbed.get(id(node)), constants, dequantized, dtypes or {}))
     producer = {name: unit.index for unit in units for name in unit.outputs}
     consumers: dict[str, list[int]] = {}
     for unit in units:
@@ -168,6 +170,7 @@ def _unit(
     node: onnx.NodeProto,
     activation: onnx.NodeProto | None,
     constants: Mapping[str, onnx.TensorProto],
+    dequantized: Container[str],
     dtypes: Mapping[str, int],
 ) -> Unit:
     outputs = tuple(name for name in (activation or node).output if name)
@@ -191,6 +194,8 @@ def _unit(
     elif operator in MOVEMENT:
         role, inputs = Role.MOVEMENT, tuple(node.input[: MOVEMENT[operator]])
         reason = _why_not_movement(node, constants)
+    if role in (Role.HEAVY, Role.ELEMENTWISE) and any(name in dequantized for name in node.input):
+        reason = QUANTIZED_ALREADY
     involved = (*inputs, *outputs)
     if role is not Role.FLOAT and not reason:
         if not inputs:
