@@ -49,11 +49,11 @@ power_modes = { MAXN = { clock = 1.0 }, "15W" = { clock = 0.5, bandwidth = 0.25 
 [hardware.runtimes.engine]
 fused = true
 precision = "float16"
-constants = "board-eager"
+constants = "eager"
 [hardware.runtimes.eager]
 fused = false
 precision = "float32"
-constants = "board-eager"
+constants = "eager"
 fitted = true
 [versions.engine."8.2"]
 opset = [7, 13]
@@ -158,15 +158,24 @@ def test_a_wrong_profile_names_file_line_and_key(tmp_path: Path, old: str, new: 
         pytest.param("float32 = 2.0", 'float32 = "2"', "'hardware.device.peak_tops.float32' must be", id="peak"),
         pytest.param("peak_tops.float16", "speed", "line 16: .*'speed', which is not among the figures", id="figure"),
         pytest.param("fitted = true", "fits = true", "line 27: 'hardware.runtimes.eager.fits' is not known", id="fits"),
-        pytest.param('constants = "board-eager"\nfitted', "fitted",
+        pytest.param('constants = "eager"\nfitted', "fitted",
                      "'hardware.runtimes.eager.constants' must be given", id="no constants"),
         pytest.param('note = "the first"', "nota = 1", "line 35: 'releases.1.nota' is not known", id="release's key"),
         pytest.param("opset = [7, 17]", "opset = 17", "line 33: 'versions.engine.8.10.opset' must", id="version's key"),
         pytest.param('"8.10"\n', '"7.1"\n', "'hardware.runtime_version' is 7.1; the oldest that is known is 8.2",
                      id="version too old"),
         pytest.param('release = "2"', 'offered_releases = ["3"]', "line 4: .*release '3'; known here: 1", id="offer"),
-        pytest.param("[versions", "[hardware.latency.warp]\nlaunch = 1.0\n[versions",
+        pytest.param("[versions", "[hardware.latency.warp]\noverlap = 1.0\n[versions",
                      "'hardware.latency.warp' names 'warp', which is no runtime; known: engine, eager", id="overrides"),
+        # Facts are looked up by name: a wrong one would be stated and never found.
+        pytest.param("float32 = 2.0", "fp32 = 2.0", "line [0-9]+: '.*peak_tops.fp32' must be a data type: .*float32",
+                     id="name of a type"),
+        pytest.param("precisions = [", 'precisions = ["half", ', "'hardware.precisions' names 'half'; data types are",
+                     id="names of types"),
+        pytest.param("peak_tops.float16", "peak_tops.int4", "'peak_tops.int4', which is not among", id="inner figure"),
+        pytest.param("clock = 0.5", "clock = 625", "15W.clock' must be a share .*no megahertz", id="megahertz"),
+        pytest.param("[hardware]\n", "[hardware]\nwrite_opset = 30\n",
+                     "'hardware.write_opset' is 30, outside the opset", id="opset to write"),
     ],
 )  # fmt: skip
 def test_a_wrong_device_names_file_line_and_key(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -174,6 +183,20 @@ def test_a_wrong_device_names_file_line_and_key(tmp_path: Path, old: str, new: s
     last = DEVICE.rindex('runtime_version = "8.10"') if old == '"8.10"\n' else 0
     path = profile(tmp_path, DEVICE[:last] + DEVICE[last:].replace(old, new, 1))
     with pytest.raises(UsageError, match=f"board.toml.*{message}"):
+        load_target(path)
+
+
+def test_an_inline_table_has_a_line_too(tmp_path: Path) -> None:
+    path = profile(tmp_path, 'inherits = "jetson"\nhardware = { device = { bandwidth = 34 } }\n')
+    with pytest.raises(UsageError, match=r"line 2: 'hardware\.device\.bandwidth' is not known"):
+        load_target(path)
+
+
+def test_a_file_to_inherit_from_that_is_not_there_is_told_where_named(tmp_path: Path) -> None:
+    path = profile(tmp_path, 'summary = "a board"\ninherits = "gone.toml"\n')
+    with pytest.raises(
+        UsageError, match=r"board\.toml, line 2: 'inherits' cannot be followed: there is no file .*gone"
+    ):
         load_target(path)
 
 

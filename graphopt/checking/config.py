@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from graphopt.checking.catalog import selected
-from graphopt.checking.lines import line_of
 from graphopt.checking.patterns import matches
 from graphopt.checking.settings import LEVELS, Config, Settings
 from graphopt.errors import UsageError
 from graphopt.targets.form import Each, Form, problems
+from graphopt.targets.lines import line_of
 
 Table: TypeAlias = dict[str, Any]
 

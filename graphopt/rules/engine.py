@@ -31,10 +31,14 @@ def check_model(model: onnx.ModelProto | View, hardware: Hardware, rules: Iterab
     Raises:
         UsageError: a rule of this name does not exist.
     """
+    try:
+        chosen = select(hardware.rules if rules is None else rules)
+    except UsageError as error:
+        raise error if rules is not None else UsageError(f"target '{hardware.name}', 'rules': {error}") from error
     view = model if isinstance(model, View) else View(model)
     return [
         Finding(rule.code, rule.name, place.where, place.message, rule.level)
-        for rule in select(hardware.rules if rules is None else rules)
+        for rule in chosen
         for place in rule.check(view, hardware)
     ]
 

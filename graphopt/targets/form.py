@@ -17,9 +17,16 @@ Form: TypeAlias = "Mapping[str, Check | Form | Each]"
 
 @dataclass(frozen=True)
 class Each:
-    """A table whose keys are free, each with a value of one form."""
+    """A table whose keys are free, or what ``key`` asks for, each with a value of one form."""
 
     value: Check | Form | Each
+    key: Check | None = None
+
+
+# Facts are looked up by these names: by any other, one would be stated and never found.
+DATA_TYPES = ("float64", "float32", "float16", "bfloat16", "float8", "int8", "uint8", "int4")
+# Beyond this a share of the clock was meant as megahertz.
+_MOST_SHARE = 10
 
 
 def _text(value: object) -> str | None:
@@ -71,6 +78,20 @@ def _finite(value: object) -> str | None:
     return None if right else "must be a number"
 
 
+def _share(value: object) -> str | None:
+    right = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= _MOST_SHARE
+    return None if right else "must be a share of the device's figures, such as 0.6 (no megahertz)"
+
+
+def _type(value: object) -> str | None:
+    return None if value in DATA_TYPES else f"must be a data type: {', '.join(DATA_TYPES)}"
+
+
+def _types(value: object) -> str | None:
+    wrong = next((one for one in value if _type(one)), None) if isinstance(value, list) else None
+    return _texts(value) if wrong is None else f"names {wrong!r}; data types are {', '.join(DATA_TYPES)}"
+
+
 def _constants(value: object) -> str | None:
     """A number, or a table of numbers: dotted names of constants may be written with and without quotes."""
     numbers = value.values() if isinstance(value, dict) else (value,)
@@ -111,18 +132,18 @@ INT8: Form = {
     "group_multiple": _whole,
     "implicit": _flag,
 }
-POWER_MODE: Form = {"clock": _number, "bandwidth": _number}
+POWER_MODE: Form = {"clock": _share, "bandwidth": _share}
 DEVICE: Form = {
     "compute_capability": _text,
     "multiprocessors": _whole,
-    "peak_tops": Each(_number),
+    "peak_tops": Each(_number, _type),
     "bandwidth_gb_s": _number,
     "memory_gb": _number,
     "launch_us": _number,
     "power_modes": Each(POWER_MODE),
     "unverified": _texts,
 }
-RUNTIME: Form = {"fused": _flag, "precision": _text, "constants": _text, "fitted": _flag}
+RUNTIME: Form = {"fused": _flag, "precision": _type, "constants": _text, "fitted": _flag}
 HARDWARE: Form = {
     "runtime": _text,
     "default_runtime": _text,
@@ -130,8 +151,8 @@ HARDWARE: Form = {
     "providers": _texts,
     "opset": _opset,
     "write_opset": _whole,
-    "precisions": _texts,
-    "channel_multiple": Each(_whole),
+    "precisions": _types,
+    "channel_multiple": Each(_whole, _type),
     "int8": INT8,
     "int8_refusal": _text_or_empty,
     "refused_operators": _texts,
@@ -173,6 +194,8 @@ def problems(
     table: dict[str, Any] = value
     for key, item in table.items():
         if isinstance(form, Each):
+            if form.key is not None and (wrong := form.key(key)):
+                yield (*path, key), wrong
             yield from problems(item, form.value, (*path, key))
         elif key in form:
             yield from problems(item, form[key], (*path, key))

@@ -69,6 +69,8 @@ def _add(path: Path, parents: Callable[[str], Path], found: dict[Path, Layer], a
         if file.resolve() in ring:
             names = [one.name for one in (*ring[ring.index(file.resolve()) :], file)]
             raise source.error(("inherits",), f"goes round in a ring: {' -> '.join(names)}")
+        if not file.is_file():
+            raise source.error(("inherits",), f"cannot be followed: there is no file {file}")
         selected.extend(selectors)
         _add(file, parents, found, (*above, place))
     found[place] = Layer(source, tuple(selected))

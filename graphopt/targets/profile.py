@@ -179,6 +179,9 @@ def _build(own: Source, table: Table, name: str, release: str, power_mode: str) 
     given: Table = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
     for key in ("runtime", "providers", "opset", "precisions"):
         _needed(own, table, ("hardware", key))
+    low, high = given["opset"]
+    if not low <= (written := given.get("write_opset") or low) <= high:
+        raise own.error(("hardware", "write_opset"), f"is {written}, outside the opset {low} to {high}")
     refusal = given.get("int8_refusal", "")
     given["int8"] = _int8(given["int8"]) if "int8" in given and not refusal else None
     given["device"] = _device(own, given["device"], power_mode) if "device" in given else None
@@ -206,7 +209,8 @@ def _device(own: Source, table: Table, power_mode: str) -> Device:
     }
     doubtful = tuple(table.get("unverified", ()))
     for one in doubtful:
-        if one.partition(".")[0] not in table:
+        figure, _, inner = one.partition(".")
+        if figure not in table or (inner and (not isinstance(table[figure], dict) or inner not in table[figure])):
             raise own.error(("hardware", "device", "unverified"), f"names '{one}', which is not among the figures")
     device = Device(**{**table, "power_modes": modes, "unverified": doubtful})
     if not power_mode:

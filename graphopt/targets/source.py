@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,9 @@ from typing import Any, TypeAlias
 
 from graphopt.errors import UsageError
 from graphopt.targets.form import PROFILE, problems
+from graphopt.targets.lines import line_of
 
 Table: TypeAlias = dict[str, Any]
-
-_KEY = re.compile(r"\s*(?:\"([^\"]*)\"|'([^']*)'|([\w\-]+))\s*(\.|$)")
 
 
 @dataclass(frozen=True)
@@ -31,16 +29,8 @@ class Source:
     table: Table
 
     def line(self, keys: tuple[str, ...]) -> int | None:
-        """Return the line that sets the key, or None where it is written in an inline form."""
-        table: tuple[str, ...] = ()
-        for number, text in enumerate(self.text.splitlines(), 1):
-            if header := re.match(r"\s*\[+([^\[\]]+)\]", text):
-                table = _keys(header[1])
-                if table == keys:
-                    return number
-            elif (pair := re.match(r"([^=#]+)=", text)) and (*table, *_keys(pair[1])) == keys:
-                return number
-        return None
+        """Return the line that sets the key, else that of the table it would stand in; None where neither is here."""
+        return next((line for end in range(len(keys), 0, -1) if (line := line_of(self.text, keys[:end]))), None)
 
     def error(self, keys: tuple[str, ...], problem: str) -> UsageError:
         """Return the error to raise for one key."""
@@ -69,14 +59,3 @@ def read_source(path: Path) -> Source:
     for keys, problem in problems(table, PROFILE):
         raise source.error(keys, problem)
     return source
-
-
-def _keys(dotted: str) -> tuple[str, ...]:
-    """Split a dotted TOML key; quoted parts may hold dots."""
-    found = []
-    position = 0
-    text = dotted.rstrip()
-    while position < len(text) and (match := _KEY.match(text, position)):
-        found.append(next(part for part in match.groups()[:3] if part is not None))
-        position = match.end()
-    return tuple(found)

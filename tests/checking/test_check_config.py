@@ -12,9 +12,9 @@ from support import model
 
 from graphopt.checking import check
 from graphopt.checking.config import find_config, read_config
-from graphopt.checking.lines import line_of
 from graphopt.checking.patterns import matches
 from graphopt.errors import UsageError
+from graphopt.targets.lines import line_of
 
 UNUSED = "g (float[2] x) => (float[2] y) { y = Relu(x) z = Neg(x) }"
 

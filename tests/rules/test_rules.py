@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -102,6 +103,12 @@ def test_an_unknown_rule_is_an_error_that_names_what_comes_close() -> None:
         select(["opsets"])
     with pytest.raises(UsageError, match="groups of rules: operators, shapes"):
         select(["xyzzy"])
+
+
+def test_an_unknown_rule_of_a_profile_is_told_with_the_target() -> None:
+    wrong = replace(TENSORRT, name="board", rules=("opsets",))
+    with pytest.raises(UsageError, match=r"target 'board', 'rules': unknown rule 'opsets'"):
+        check_model(model("g (float[1] x) => (float[1] y) { y = Relu(x) }"), wrong)
 
 
 def test_a_target_names_its_rules() -> None:
