@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnx
 
+from graphopt.passes.float16.names import precision_of_layers, version
 from graphopt.report.schema import Stage
 from graphopt.runtime import TensorSpec, input_specs
 from graphopt.targets import Hardware
@@ -49,10 +50,11 @@ def engine_command(
     quantized = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
     calibrated = CALIBRATION in endings
     if hardware.strongly_typed:
-        version = tuple(int(part) for part in hardware.runtime_version.split(".") if part.isdigit())
-        if _STRONGLY_TYPED_OPTION <= version < _ALWAYS_STRONGLY_TYPED:
+        if _STRONGLY_TYPED_OPTION <= version(hardware) < _ALWAYS_STRONGLY_TYPED:
             words.append("--stronglyTyped")
     else:
+        if float32 and not precision_of_layers(hardware):
+            float32 = None
         if "float16" in hardware.precisions and (float32 is not None or "float32" not in hardware.precisions):
             words.append("--fp16")
         if float32:

@@ -37,7 +37,7 @@ from graphopt.errors import UnsupportedModelError, UsageError
 from graphopt.graph import Index, import_graph, is_constant, types_of
 from graphopt.passes.base import Candidate, Context, Declined, PassReport, Skip
 from graphopt.passes.float16.gentler import CLEARLY_LESS, STEPS, noisiest, worst
-from graphopt.passes.float16.names import with_names
+from graphopt.passes.float16.names import untold, with_names
 from graphopt.passes.float16.plan import CASTS_COST_MORE, choose, heavy, prices
 from graphopt.passes.float16.ranges import Ranges, constant_reason
 from graphopt.passes.float16.simulation import simulate
@@ -99,13 +99,15 @@ class ConvertFloat16:
         half = work.half()
         if not heavy(work.sites, half):
             raise Declined("no convolution or matrix product can or should run in float16", work.report(half))
+        if untold := work.untold(half):
+            raise Declined(untold, work.report(half))
         yield work.candidate(half)
         least = work.noise(half)
         for share in STEPS:
             before = half
             work.leave(worst(work.noisiest(half), share), "it adds much of the noise")
             half = work.half()
-            if half == before or not heavy(work.sites, half):
+            if half == before or not heavy(work.sites, half) or work.untold(half):
                 return
             found = work.noise(half)
             if found is None or least is None or found < CLEARLY_LESS * least:
@@ -202,6 +204,10 @@ class _Conversion:
     def _must_not(self, half: frozenset[int]) -> list[Site]:
         """What a runtime that chooses types by itself must be told to leave in float32."""
         return [site for site in self._left(half) if site.number in self.reasons and site.has_float16]
+
+    def untold(self, half: frozenset[int]) -> str:
+        """Why the runtime cannot be kept from what float16 spoils; empty where it can."""
+        return "" if self._in_graph else untold(self._must_not(half), self.reasons, self._context.hardware)
 
     def noise(self, half: frozenset[int]) -> float | None:
         """Noise-to-signal power at the outputs, on samples not used for ranges; None where there are none."""

@@ -443,6 +443,18 @@ def test_a_runtime_that_chooses_types_is_told_of_operators_that_float16_spoils()
     assert next(ConvertFloat16().candidates(proto, weakly)).report.details["keep_float32"] == ["sum"]
 
 
+def test_declined_where_the_runtime_cannot_be_told_of_single_nodes() -> None:
+    """trtexec knows --layerPrecisions from TensorRT 8.4 on, and stops at it before."""
+    text = """g (float[N,8] x) => (float[N,8] y) <float[8,8] w, int64 axis = {1}> {
+      [product] a = MatMul(x, w)  [sum] y = CumSum(a, axis) }"""
+    proto = model(text)
+    nano = replace(taking_half([feeds(proto)]), hardware=load_target("jetson-nano").hardware)
+    with pytest.raises(Declined, match=r"1 node must stay in float32 \(sum: .* cannot be told of single layers"):
+        next(ConvertFloat16().candidates(proto, nano))
+    xavier = replace(nano, hardware=load_target("jetson-agx-xavier").hardware)
+    assert next(ConvertFloat16().candidates(proto, xavier)).report.details["keep_float32"] == ["sum"]
+
+
 def test_a_runtime_that_chooses_types_is_told_by_names_that_the_model_has() -> None:
     """Nodes without a name get one, without characters that part the list; names that were there stay."""
     text = """g (float[N,8] x) => (float[N,8] y) <float[8,8] w, int64 axis = {1}> {
