@@ -100,11 +100,27 @@ def kernel_time(work: KernelWork, hardware: Hardware, fitted: Constants) -> Kern
 
 
 def _compute_us(work: KernelWork, hardware: Hardware, device: Device, fitted: Constants) -> Array:
-    multiple = hardware.channel_multiple.get(work.precision, 1)
+    multiple = _multiple(work, hardware)
     inside, outside = _padding(work, work.in_channels, multiple), _padding(work, work.out_channels, multiple)
     operations = 2 * np.asarray(work.macs, dtype=np.float64) * inside * outside
     idle = _idle(work, np.multiply(work.outputs, outside), device, fitted)
-    return np.asarray(operations * idle / (_peak(work, hardware, device, fitted) * 1e6 * _share(work, fitted)))
+    narrower = np.minimum(_width(work.in_channels, work) * inside, _width(work.out_channels, work) * outside)
+    share = _share(work, fitted, narrower)
+    return np.asarray(operations * idle / (_peak(work, hardware, device, fitted) * 1e6 * share))
+
+
+def _multiple(work: KernelWork, hardware: Hardware) -> int:
+    """What kernels take channels in multiples of."""
+    multiple = hardware.channel_multiple.get(work.precision, 1)
+    rules = hardware.int8
+    if work.kind != "grouped" or work.precision != "int8" or rules is None or hardware.accelerator:
+        return multiple
+    return min(multiple, rules.group_multiple) if rules.group_multiple > 1 else multiple
+
+
+def _width(channels: Number, work: KernelWork) -> Number:
+    """Channels of a group."""
+    return np.maximum(np.divide(channels, work.groups), 1)
 
 
 def _peak(work: KernelWork, hardware: Hardware, device: Device, fitted: Constants) -> float:
@@ -122,13 +138,12 @@ def _peak(work: KernelWork, hardware: Hardware, device: Device, fitted: Constant
     return peak * fitted["matrix.int8" if precision == "int8" else "matrix.float16"] if matrix_units else peak
 
 
-def _share(work: KernelWork, fitted: Constants) -> Number:
-    """Share of the peak that kernels of the kind reach when they are large."""
+def _share(work: KernelWork, fitted: Constants, width: Number) -> Number:
+    """Share of the peak that kernels of the kind reach when they are large; ``width`` of groups, with padding."""
     if work.kind == "depthwise":
         return fitted["compute.depthwise"] * np.divide(work.window, np.add(work.window, fitted["small.window"]))
     if work.kind == "grouped":
-        width = np.minimum(work.in_channels, work.out_channels) / np.asarray(work.groups, dtype=np.float64)
-        return fitted["compute.grouped"] * width / (width + fitted["small.group"])
+        return fitted["compute.grouped"] * np.divide(width, np.add(width, fitted["small.group"]))
     if work.kind == "pointwise":
         return fitted["compute.pointwise"]
     if work.kind in _MATRIX_PRODUCTS:
@@ -149,7 +164,7 @@ def _padding(work: KernelWork, channels: Number, multiple: int) -> Number:
     """Channels computed over those asked for, where kernels take them in multiples; depthwise ones do not."""
     if multiple <= 1 or work.kind == "depthwise":
         return 1.0
-    width = np.maximum(np.divide(channels, work.groups), 1)
+    width = _width(channels, work)
     return np.asarray(np.ceil(width / multiple) * multiple / width)
 
 

@@ -14,6 +14,7 @@ from graphopt.errors import UsageError
 from graphopt.latency import KernelWork, convolution, fully_connected, kernel_us, movement
 from graphopt.latency.constants import DATASHEET, MEANINGS, constants
 from graphopt.latency.roofline import kernel_time
+from graphopt.targets.schema import Int8Rules
 
 
 def test_a_large_convolution_takes_its_operations_over_the_peak() -> None:
@@ -65,6 +66,24 @@ def test_narrow_groups_are_slow() -> None:
     fitted = {**DATASHEET, "small.group": 16.0}
     narrow = convolution(128, 128, groups=32, out_size=(28, 28))
     assert kernel_time(narrow, board(), fitted).compute_us == pytest.approx(5 * 2 * narrow.macs / 1e6)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+def test_wider_groups_never_cost_less(precision: str) -> None:
+    """Groups of 4 that are padded to 8 run in the kernel for 8, no slower."""
+    widths = np.arange(1, 65)
+    work = convolution(32 * widths, 32 * widths, groups=32, out_size=(28, 28), batch=16, precision=precision)
+    assert np.all(np.diff(kernel_us(work, board(ENGINE))) >= -1e-9)
+
+
+def test_integer_kernels_of_groups_take_channels_in_fours() -> None:
+    """Convolutions of 4 channels a group in int8 were slower than in float16: padded to 16 on both sides."""
+    fours = replace(board(ENGINE), int8=Int8Rules(group_multiple=4))
+    in_int8, in_float16 = (
+        kernel_us(convolution(128, 128, groups=32, out_size=(56, 56), batch=16, precision=precision), fours)
+        for precision in ("int8", "float16")
+    )
+    assert in_int8 < in_float16
 
 
 def test_matrix_products_of_a_few_rows_read_weights_slowly() -> None:
