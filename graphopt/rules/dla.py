@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from onnx import TensorProto
 
 from graphopt.rules.dla_limits import NATIVE
+from graphopt.rules.operators import to_be_written_out
 from graphopt.rules.quantizers import CONVOLUTIONS, is_quantizer
 from graphopt.rules.rule import WARNING, Check, Place, Rule
 from graphopt.rules.view import Node, Tensor, View
@@ -32,9 +33,9 @@ def _computing(view: View) -> Iterator[Node]:
 def _operator(view: View, hardware: Hardware) -> Iterator[Place]:
     if hardware.accelerator != "dla":
         return
-    told = frozenset((*hardware.written_out, *hardware.refused_operators))  # by rules of their own
     for node in _computing(view):
-        if node.op not in NATIVE and node.op not in told:
+        told = node.op in hardware.refused_operators or to_be_written_out(node, view, hardware)  # by rules of their own
+        if node.op not in NATIVE and not told:
             advice = " (an AveragePool or MaxPool with a window of at most 8 is native)" if node.op in _WINDOWS else ""
             yield Place(node.name, f"{node.op}: the accelerator has no such layer; the GPU runs it{advice}")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from onnx import TensorProto
 
 from graphopt.rules.rule import WARNING, Place, Rule
-from graphopt.rules.view import View
+from graphopt.rules.view import Node, View
 from graphopt.targets.schema import Hardware
 
 # Operators that compute on integers by themselves, without Q/DQ around a float operator.
@@ -50,11 +50,27 @@ def _refused_operator(view: View, hardware: Hardware) -> Iterator[Place]:
 
 
 def _written_out_operator(view: View, hardware: Hardware) -> Iterator[Place]:
-    wanted = frozenset(hardware.written_out)
     release = f"{hardware.runtime} {hardware.runtime_version}".strip()
     for node in view.nodes:
-        if node.op in wanted:
+        if to_be_written_out(node, view, hardware):
             yield Place(node.name, f"{node.op}: {release} wants it as simpler operators; run the pass write_out")
+
+
+def to_be_written_out(node: Node, view: View, hardware: Hardware) -> bool:
+    """Whether a node is on the profile's list, in a form that can be written as simpler operators.
+
+    A mean over other axes than those of an image has none: parsers import it, an accelerator leaves it to the GPU.
+    """
+    if node.op not in hardware.written_out:
+        return False
+    return node.op != "ReduceMean" or _is_over_image(node, view)
+
+
+def _is_over_image(node: Node, view: View) -> bool:
+    rank = len(view.shape(node.input(0)) or ())
+    given = view.values(node.input(1))
+    axes = node.integers("axes") if given is None else given.reshape(-1).tolist()
+    return rank > 2 and sorted(int(axis) % rank for axis in axes or ()) == list(range(2, rank))
 
 
 def _foreign_operator(view: View, hardware: Hardware) -> Iterator[Place]:

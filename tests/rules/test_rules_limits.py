@@ -178,6 +178,23 @@ def test_what_the_profile_wants_written_out_is_told_once() -> None:
     assert [finding.rule for finding in findings] == ["written_out_operator"]
 
 
+@pytest.mark.parametrize(
+    ("mean", "rule"),
+    [
+        ("<axes = [2,3], keepdims = 0>(x)", "written_out_operator"),
+        ("<axes = [-1,-2], keepdims = 0>(x)", "written_out_operator"),
+        ("<axes = [1]>(x)", "dla_operator"),
+        ("<keepdims = 0>(x)", "dla_operator"),
+    ],
+)
+def test_a_mean_without_a_simpler_form_is_left_to_the_gpu(mean: str, rule: str) -> None:
+    """Over an image it is a pool; over channels, as in attention and normalization, nothing native stands for it."""
+    wanted = replace(ACCELERATOR, written_out=("ReduceMean",))
+    proto = model(f"agraph (float[1,4,8,8] x) => (float y) {{ y = ReduceMean{mean} }}", opset=13)
+    proto.graph.output[0].type.tensor_type.ClearField("shape")
+    assert [finding.rule for finding in check_model(proto, wanted, ["operators", "dla"])] == [rule]
+
+
 def test_sizes_that_are_computed_do_not_run_on_the_accelerator_anyway() -> None:
     text = """agraph (float[1,4,8,8] x) => (float[n,c] y) <int64 zero = {0}, int64[1] rest = {-1}, int64[1] ax = {0}>
     { s = Shape(x) n = Gather(s, zero) u = Unsqueeze(n, ax) t = Concat<axis = 0>(u, rest) y = Reshape(x, t) }"""
