@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 
 from onnx import TensorProto
@@ -15,19 +16,25 @@ from graphopt.targets.schema import Hardware
 
 MOST_LOADABLES = 16
 _MOST_BATCH, _MOST_SIZE = 4096, 8192
-_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, 0)
+_FLOATING = (TensorProto.FLOAT, TensorProto.FLOAT16)
+_FLOATS = (*_FLOATING, 0)
+_OF_SHAPES = ("Shape", "Size")  # known when the engine is built
 _POOLS = ("AveragePool", "MaxPool")
 _WINDOWS = ("GlobalAveragePool", "GlobalMaxPool")
 
 
 def _computing(view: View) -> Iterator[Node]:
-    """Nodes that compute on what flows through: no constants, sizes, Q or DQ."""
+    """Nodes that compute on what flows through, whatever they make of it: no constants, sizes, Q or DQ."""
     for node in view.nodes:
         outputs = [tensor for tensor in node.outputs if tensor is not None]
-        if is_quantizer(node) or all(view.is_fixed(tensor) for tensor in outputs):
+        if is_quantizer(node) or node.op in _OF_SHAPES or all(view.is_fixed(tensor) for tensor in outputs):
             continue
-        if view.dtype(node.output()) in _FLOATS:
+        if view.dtype(node.output()) in _FLOATS or any(_flows(view, tensor) for tensor in node.inputs):
             yield node
+
+
+def _flows(view: View, tensor: Tensor | None) -> bool:
+    return view.dtype(tensor) in _FLOATING and not view.is_fixed(tensor)
 
 
 def _operator(view: View, hardware: Hardware) -> Iterator[Place]:
@@ -62,12 +69,14 @@ def _sizes(view: View, hardware: Hardware) -> Iterator[Place]:
 
 def _too_large(view: View, tensor: Tensor | None) -> str:
     shape = view.shape(tensor) or ()
-    for axis, size in enumerate(shape):
-        # The batch is the product of all but the last three axes.
-        name, most = ("batch", _MOST_BATCH) if axis < len(shape) - 3 else ("size", _MOST_SIZE)
-        if isinstance(size, int) and len(shape) >= 3 and size > most:
-            return f"a {name} of {size}, more than {most}"
-    return ""
+    if len(shape) < 3:
+        return ""
+    # Open sizes count as 1: too large is said only of what surely is.
+    batch = math.prod(size for size in shape[:-3] if isinstance(size, int))
+    if batch > _MOST_BATCH:
+        return f"a batch of {batch}, more than {_MOST_BATCH}"
+    wide = next((size for size in shape[-3:] if isinstance(size, int) and size > _MOST_SIZE), None)
+    return "" if wide is None else f"a size of {wide}, more than {_MOST_SIZE}"
 
 
 def _precision(view: View, hardware: Hardware) -> Iterator[Place]:

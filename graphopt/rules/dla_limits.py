@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeAlias
 
 import numpy as np
 
 from graphopt.rules.quantizers import dequantizer, weight_shape
-from graphopt.rules.view import Node, View
+from graphopt.rules.view import Node, Shape, View
 from graphopt.targets.schema import Hardware
 
 Limit: TypeAlias = Callable[[Node, View, Hardware], str]
@@ -124,31 +125,57 @@ def softmax(node: Node, view: View, hardware: Hardware) -> str:
     if shape is None:
         return ""
     axis = node.integer("axis", -1 if view.opset >= 13 else 1)
-    size = shape[axis] if -len(shape) <= axis < len(shape) else None
-    others = [other for index, other in enumerate(shape) if index != axis % len(shape)]
+    if not -len(shape) <= axis < len(shape):
+        return ""
+    axis %= len(shape)
+    # Below operator set 13 all axes from this one on are one.
+    end = axis + 1 if view.opset >= 13 else len(shape)
+    sizes, others = shape[axis:end], (*shape[:axis], *shape[end:])
+    size = math.prod(one for one in sizes if isinstance(one, int))
     most = 8192 if all(other == 1 for other in others) else 1024
-    return f"{size} values, more than {most}" if isinstance(size, int) and size > most else ""
+    return f"{size} values, more than {most}" if size > most else ""
 
 
 def slicing(node: Node, view: View, hardware: Hardware) -> str:
     """Limits of Slice."""
     if not all(view.is_fixed(tensor) for tensor in node.inputs[1:] if tensor is not None):
         return "computed bounds, which must be constants"
-    steps, axes = view.values(node.input(4)), view.values(node.input(3))
-    if steps is not None and (steps != 1).any():
+    starts, ends, axes, steps = (
+        _numbers(node, view, index, name) for index, name in enumerate(("starts", "ends", "axes", "steps"), 1)
+    )
+    if steps is not None and any(step != 1 for step in steps):
         return "steps other than 1"
-    if axes is not None and (axes == 0).any():
-        return "a slice of the batch"
+    shape = view.shape(node.input(0))
+    if starts is not None and ends is not None:
+        for axis, start, end in zip(range(len(starts)) if axes is None else axes, starts, ends, strict=False):
+            if _is_batch(axis, shape) and not (start == 0 and _reaches_end(end, shape)):
+                return "a slice of the batch"
     return _two_dimensional(node, view)
+
+
+def _numbers(node: Node, view: View, index: int, name: str) -> tuple[int, ...] | None:
+    """Numbers that newer operator sets give as a constant input and older ones as an attribute."""
+    values = view.values(node.input(index))
+    return node.integers(name) if values is None else tuple(int(value) for value in values.flat)
+
+
+def _is_batch(axis: int, shape: Shape | None) -> bool:
+    return axis == 0 or (shape is not None and axis == -len(shape))
+
+
+def _reaches_end(end: int, shape: Shape | None) -> bool:
+    size = shape[0] if shape else None
+    return end >= (size if isinstance(size, int) else 2**31 - 1)
 
 
 def splitting(node: Node, view: View, hardware: Hardware) -> str:
     """Limits of Split, which becomes slices."""
-    return "a split of the batch" if node.integer("axis", 0) == 0 else _two_dimensional(node, view)
+    batch = _is_batch(node.integer("axis", 0), view.shape(node.input(0)))
+    return "a split of the batch" if batch else _two_dimensional(node, view)
 
 
 def resizing(node: Node, view: View, hardware: Hardware) -> str:
-    """Limits of Resize: integer factors, 1 to 32 for nearest and 1 to 4 for linear, height and width only."""
+    """Limits of Resize and Upsample: whole factors, 1 to 32 for nearest, 1 to 4 for linear, height and width only."""
     mode = node.text("mode", "nearest")
     most = {"nearest": 32, "linear": 4}.get(mode)
     if most is None:
@@ -160,7 +187,7 @@ def resizing(node: Node, view: View, hardware: Hardware) -> str:
         if isinstance(old, int) and isinstance(new, int) and old
     ]
     if len(factors) != 4:
-        stored = view.values(node.input(2))
+        stored = view.values(node.input(2 if node.op == "Resize" and view.opset >= 11 else 1))
         factors = [float(value) for value in stored.astype(np.float64).flat] if stored is not None else []
     if len(factors) != 4:
         return ""
@@ -172,8 +199,10 @@ def resizing(node: Node, view: View, hardware: Hardware) -> str:
 
 def moving(node: Node, view: View, hardware: Hardware) -> str:
     """Limit of Transpose: the batch stays where it is."""
-    order = node.integers("perm")
-    return "a change of the batch axis" if order is not None and order[:1] != (0,) else ""
+    order, shape = node.integers("perm"), view.shape(node.input(0))
+    if order is None:  # all axes in reverse
+        order = tuple(range(len(shape or ())))[::-1]
+    return "a change of the batch axis" if order and order[0] != 0 else ""
 
 
 def none(node: Node, view: View, hardware: Hardware) -> str:
@@ -224,4 +253,5 @@ NATIVE: Mapping[str, Limit] = {
     "Tanh": none,
     "Transpose": moving,  # «unverified», a Shuffle layer
     "Unsqueeze": none,  # «unverified», a Shuffle layer
+    "Upsample": resizing,
 }

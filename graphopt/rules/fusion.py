@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from graphopt.rules.explicit import explicit
 from graphopt.rules.quantizers import (
     CONVOLUTIONS,
-    MOVEMENT,
+    DEQUANTIZE,
     QUANTIZE,
     WEIGHTED,
     before_pair,
-    comes_quantized,
     dequantizer,
     in_int8,
+    source_of,
 )
 from graphopt.rules.rule import WARNING, Place, Rule
 from graphopt.rules.view import Array, Node, Tensor, View
@@ -94,12 +94,15 @@ def _concat_scales(view: View, hardware: Hardware) -> Iterator[Place]:
     rules = explicit(hardware)
     if rules is None or not rules.shared_concat_scale:
         return
+    inner: dict[Node, Node] = {}
     for node in view.nodes:
         if node.op != "Concat":
             continue
         output = node.output()
         behind = [reader for reader in output.readers if reader.op in QUANTIZE] if output is not None else []
-        ends = [comes_quantized(tensor, MOVEMENT) for tensor in node.inputs if not view.is_fixed(tensor)]
+        ends = [_integers_behind(tensor, inner) for tensor in node.inputs if not view.is_fixed(tensor)]
+        if (first := next((end for end in ends if end is not None), None)) is not None:
+            inner[node] = first
         known = [(end, values) for end in [*ends, *behind] if end and (values := view.values(end.input(1))) is not None]
         different = next((end for end, values in known if not _same(values, known[0][1])), None)
         if different is not None and any(ends):
@@ -108,6 +111,12 @@ def _concat_scales(view: View, hardware: Hardware) -> Iterator[Place]:
                 f"Concat: '{known[0][0].name}' and '{different.name}' have different scales, so that a requantization "
                 "runs for each input; give all inputs and the output one scale, the largest",
             )
+
+
+def _integers_behind(tensor: Tensor | None, inner: Mapping[Node, Node]) -> Node | None:
+    """The DQ that a tensor comes from; one of them for a Concat before it, whose own are compared with each other."""
+    source = source_of(tensor)
+    return source if source is None or source.op in DEQUANTIZE else inner.get(source)
 
 
 def _same(one: Array, other: Array) -> bool:

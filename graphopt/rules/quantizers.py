@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 from onnx import TensorProto
 
@@ -55,20 +55,21 @@ def before_pair(tensor: Tensor | None) -> Tensor | None:
     return quantize.input(0) if quantize is not None else None
 
 
-def comes_quantized(tensor: Tensor | None, through: Collection[str] = _HANDING_ON) -> Node | None:
-    """The DQ that a tensor's values come from, data movement on the way let through; None where there is none.
-
-    With ``Concat`` in ``through``, its first input stands for all.
-    """
+def source_of(tensor: Tensor | None) -> Node | None:
+    """The node that a tensor's values come from, data movement on the way let through; None for what is fed."""
     for _ in range(_FAR):
         if tensor is None or tensor.producer is None:
             return None
-        if tensor.producer.op in DEQUANTIZE:
+        if tensor.producer.op not in _HANDING_ON:
             return tensor.producer
-        if tensor.producer.op not in through:
-            return None
         tensor = tensor.producer.input(0)
     return None
+
+
+def comes_quantized(tensor: Tensor | None) -> Node | None:
+    """The DQ that a tensor's values come from, data movement on the way let through; None where there is none."""
+    source = source_of(tensor)
+    return source if source is not None and source.op in DEQUANTIZE else None
 
 
 def in_int8(node: Node) -> bool:
