@@ -241,11 +241,20 @@ class TestResidual:
             "e = Conv{0}(x, w)  t = Relu(e)  y = Add(t, x)",  # the activation already ends the convolution's kernel
             "e = Conv{0}(x, w)  t = Sigmoid(e)  z = Add(e, x)  y = Mul(t, z)",  # somebody else reads its answer
             "e = Conv{0}(x, w)  y = Add(e, e)",
+            "e = Conv{0}(x, w)  p = GlobalMaxPool(x)  y = Add(e, p)",  # one value is spread over an image
         ],
     )
     def test_an_addition_that_cannot_run_inside_a_convolution_carries_none(self, text: str) -> None:
         model = written(net(f"g (float[1,8,8,8] x) => (float[1,8,8,8] y) <float[8,8,3,3] w> {{ {text.format(PADS)} }}"))
         assert count(model, "QuantizeLinear") == 2
+
+    def test_a_sum_of_two_is_an_addition(self) -> None:
+        """As residual nets from Caffe2 have it."""
+        proto = net(self.IDENTITY.replace("Add", "Sum"))
+        scheme, _ = cut(proto)
+        prepared, _ = scheme.prepared(proto)
+        assert "Relu -> Q -> DQ -> Add" in flow(written(prepared))
+        assert count(proto, "Sum") == 1, "the model that was given is not edited"
 
     def test_both_inputs_where_the_rules_say_so(self) -> None:
         lines = flow(written(net(self.IDENTITY), board=hardware(residual_inputs="both")))

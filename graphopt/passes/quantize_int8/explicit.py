@@ -21,9 +21,10 @@ from dataclasses import replace
 import onnx
 
 from graphopt.calibration.observers import Range
+from graphopt.graph import infer_types
 from graphopt.passes.quantize_int8 import scales
 from graphopt.passes.quantize_int8.placement import Placement
-from graphopt.passes.quantize_int8.residual import Residual, residuals
+from graphopt.passes.quantize_int8.residual import Residual, residuals, spreads
 from graphopt.passes.quantize_int8.sensitivity import NoiseGroup
 from graphopt.passes.quantize_int8.symmetric import symmetric_parameters
 from graphopt.passes.quantize_int8.units import FLOAT_DOMAINS, QUANTIZED_ALREADY, Role, Unit, Units, find_units
@@ -41,6 +42,9 @@ def explicit_units(model: onnx.ModelProto, dtypes: Mapping[str, int], rules: Int
     units = find_units(model, dtypes)
     units = replace(units, all=tuple(_as_ruled(unit, units, dtypes, rules) for unit in units.all))
     additions = residuals(units)
+    if additions:
+        shapes = {name: found.shape for name, found in infer_types(model).items() if found.shape is not None}
+        additions = {index: each for index, each in additions.items() if not spreads(units, each, shapes)}
     return replace(units, all=tuple(_joined(unit, additions.get(unit.index), rules) for unit in units.all))
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from graphopt.graph import Shape
 from graphopt.passes.quantize_int8.units import FLOAT_DOMAINS, Role, Unit, Units
 
 
@@ -58,6 +59,19 @@ def residuals(units: Units) -> Mapping[int, Residual]:
             _, _, convolution, skip = max(branches)
             found[unit.index] = Residual(unit.index, convolution, skip)
     return found
+
+
+def spreads(units: Units, addition: Residual, shapes: Mapping[str, Shape]) -> bool:
+    """Whether one operand is surely smaller than the other and spread over it: no kernel of a convolution adds so."""
+    convolved = shapes.get(units.all[addition.convolution].outputs[0])
+    skip = shapes.get(addition.skip)
+    if convolved is None or skip is None:
+        return False
+    return len(convolved) != len(skip) or any(
+        one != other
+        for one, other in zip(convolved, skip, strict=True)
+        if isinstance(one, int) and isinstance(other, int)
+    )
 
 
 def _fusable(units: Units, name: str) -> int | None:

@@ -24,7 +24,7 @@ from graphopt.passes.quantize_int8 import explicit, hard_swish, implicit, placem
 from graphopt.passes.quantize_int8.fused import MARK, left_in_float
 from graphopt.passes.quantize_int8.numbers import Parameters, activation_parameters
 from graphopt.passes.quantize_int8.placement import Placement
-from graphopt.passes.quantize_int8.prepare import merge_biases, split_transposes
+from graphopt.passes.quantize_int8.prepare import merge_biases, split_transposes, sums_as_additions
 from graphopt.passes.quantize_int8.sensitivity import NoiseGroup, noise_groups
 from graphopt.passes.quantize_int8.symmetric import symmetric_parameters, symmetric_range
 from graphopt.passes.quantize_int8.units import Units, find_units
@@ -196,7 +196,7 @@ class Explicit:
 
     def prepared(self, model: onnx.ModelProto) -> tuple[onnx.ModelProto, str | None]:
         """Raise the opset; the graph stays as earlier passes wrote it for the target's parser."""
-        return upgrade_opset(model, PER_CHANNEL_OPSET)
+        return _upgraded_to(PER_CHANNEL_OPSET, model)
 
     def units(self, model: onnx.ModelProto, dtypes: Mapping[str, int]) -> Units:
         """Cut a prepared model into units."""
@@ -270,7 +270,7 @@ class Implicit:
 
     def prepared(self, model: onnx.ModelProto) -> tuple[onnx.ModelProto, str | None]:
         """Raise the opset for the twin; the model that is handed out stays as it is."""
-        return upgrade_opset(model, PER_CHANNEL_OPSET)[0], None
+        return _upgraded_to(PER_CHANNEL_OPSET, model)[0], None
 
     def units(self, model: onnx.ModelProto, dtypes: Mapping[str, int]) -> Units:
         """Cut a prepared model into units."""
@@ -350,8 +350,13 @@ def scheme_for(hardware: Hardware, rules: Int8Rules) -> Scheme:
 def _upgraded(model: onnx.ModelProto) -> tuple[onnx.ModelProto, str | None]:
     if hard_swish.is_written_out(model):
         try:
-            model, upgraded = upgrade_opset(model, hard_swish.OPSET)
+            model, upgraded = _upgraded_to(hard_swish.OPSET, model)
             return hard_swish.merge(model), upgraded
         except UnsupportedModelError:
             pass  # it may still reach the opset that everything else needs
-    return upgrade_opset(model, PER_CHANNEL_OPSET)
+    return _upgraded_to(PER_CHANNEL_OPSET, model)
+
+
+def _upgraded_to(opset: int, model: onnx.ModelProto) -> tuple[onnx.ModelProto, str | None]:
+    model, upgraded = upgrade_opset(model, opset)
+    return sums_as_additions(model), upgraded
