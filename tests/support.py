@@ -98,9 +98,9 @@ def assert_same(before: Mapping[str, Any], after: Mapping[str, Any], *, rtol: fl
             np.testing.assert_array_equal(found, wanted, err_msg=name)
 
 
-def context() -> Context:
-    """A context for exact passes, which look at nothing in it."""
-    return Context(hardware=load_target("cpu").hardware)
+def context(target: str = "cpu") -> Context:
+    """A context for exact passes, which look at nothing in it but facts of the target."""
+    return Context(hardware=load_target(target).hardware)
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,7 @@ def apply(
     *,
     rtol: float = 2e-5,
     compare: bool = True,
+    target: str = "cpu",
 ) -> Run:
     """Apply an exact pass and hold it to its promises.
 
@@ -136,13 +137,14 @@ def apply(
     """
     untouched = proto.SerializeToString(deterministic=True)
     verify(proto)
-    first, report = _once(one, proto)
+    first, report = _once(one, proto, target)
     assert proto.SerializeToString(deterministic=True) == untouched, "the input model was changed"
     verify(first)
     assert [info.name for info in first.graph.output] == [info.name for info in proto.graph.output]
     assert [spec.name for spec in runtime.input_specs(first)] == [spec.name for spec in runtime.input_specs(proto)]
-    assert _once(one, proto)[0].SerializeToString(deterministic=True) == first.SerializeToString(deterministic=True)
-    again, second = _once(one, first)
+    repeated, _ = _once(one, proto, target)
+    assert repeated.SerializeToString(deterministic=True) == first.SerializeToString(deterministic=True)
+    again, second = _once(one, first, target)
     assert second.changes == 0, f"a second run changed {second.changes} more: {second.details}"
     assert sorted(ops(again)) == sorted(ops(first))
     if report.changes == 0:
@@ -153,9 +155,9 @@ def apply(
     return Run(proto, first, report)
 
 
-def _once(one: ExactPass, proto: onnx.ModelProto) -> tuple[onnx.ModelProto, PassReport]:
+def _once(one: ExactPass, proto: onnx.ModelProto, target: str) -> tuple[onnx.ModelProto, PassReport]:
     work = import_graph(proto)
-    report = one.apply(work.gs, context())
+    report = one.apply(work.gs, context(target))
     return export_graph(work), report
 
 

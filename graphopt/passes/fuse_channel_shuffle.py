@@ -10,7 +10,7 @@ the three, with the weights of both Convs and the depthwise one permuted. The al
    for each output give any: ``operators``. Tensors tied together form a class with one order: ``tracing``.
 3. A shuffle between two classes goes if one order suits both. Where Concat and Split make tensors of parts of others,
    each part is ordered by where it goes: ``ordering``. What is then left to move is priced: ``planning``.
-4. What cannot be absorbed becomes one Gather where that is faster (1.2-2.7 times; measurements in ``planning``).
+4. What cannot be absorbed becomes one Gather where that is faster (1.2-2.7 times; measurements in ``prices``).
 
 ONNX Runtime 1.31, CPU, one thread, against the exported file: torchvision's ShuffleNet v2 1.05-1.14 times as fast (186
 nodes -> 128), ShuffleNet v1 with 4 groups 1.20 times (133 -> 105). Keeping the passed-on half as parts until it is
@@ -35,6 +35,7 @@ from graphopt.passes.channel_shuffle.finding import Shuffle, find_shuffles, pick
 from graphopt.passes.channel_shuffle.moves import Move, of_node, of_shuffle
 from graphopt.passes.channel_shuffle.ordering import is_identity, needs_of, orders_for
 from graphopt.passes.channel_shuffle.planning import Plan, cost_of, plan, prefers_gather
+from graphopt.passes.channel_shuffle.prices import Prices, prices_for
 from graphopt.passes.channel_shuffle.shapes import Known
 from graphopt.passes.channel_shuffle.tracing import Trace, Tracer
 from graphopt.passes.channel_shuffle.writing import Writer
@@ -51,16 +52,17 @@ class FuseChannelShuffle:
     def apply(self, graph: gs.Graph, context: Context) -> PassReport:
         """Edit ``graph`` in place."""
         counts: Counter[str] = Counter()
+        prices = prices_for(context.hardware)
         # What one round leaves (two Transposes side by side) may be another shuffle.
         while graph.opset >= 7:
             before = counts.total()
-            _round(graph, counts)
+            _round(graph, counts, prices)
             if counts.total() == before:
                 break
         return PassReport(counts.total(), (), dict(sorted(counts.items())))
 
 
-def _round(graph: gs.Graph, counts: Counter[str]) -> None:
+def _round(graph: gs.Graph, counts: Counter[str], prices: Prices) -> None:
     homes = [home for home in walk(graph) if worth_a_look(home.nodes)]
     if not homes:
         return
@@ -69,7 +71,8 @@ def _round(graph: gs.Graph, counts: Counter[str]) -> None:
     found = [find_shuffles(index, home, known) for home in homes]
     before = counts.total()
     for home, shuffles in zip(homes, found, strict=True):
-        _fuse(index, home, [shuffle for shuffle in shuffles if _becomes_gather(shuffle, known)], known, counts)
+        fused = [shuffle for shuffle in shuffles if _becomes_gather(shuffle, known, prices)]
+        _fuse(index, home, fused, known, counts)
     if counts.total() > before:
         index.finish()
         # What computed the shapes must not keep tensors alive any longer.
@@ -77,7 +80,7 @@ def _round(graph: gs.Graph, counts: Counter[str]) -> None:
         index = Index(graph)
         found = [find_shuffles(index, home, known) for home in homes]
     for home, shuffles in zip(homes, found, strict=True):
-        _absorb(index, home, shuffles, known, counts)
+        _absorb(index, home, shuffles, known, counts, prices)
     index.finish()
 
 
@@ -87,8 +90,7 @@ def _fuse(index: Index, home: gs.Graph, shuffles: Sequence[Shuffle], known: Know
     index.drop(list({id(node): node for shuffle in shuffles for node in shuffle.nodes}.values()))
     for shuffle in shuffles:
         source, target = shuffle.sources[0], shuffle.target
-        sizes = known.sizes(source)
-        if sizes is not None and sizes[shuffle.axis].number == len(shuffle.channel) and is_identity(shuffle.channel):
+        if _changes_nothing(shuffle, known):
             writer.hand_on(source, target)
         else:
             writer.gather(source, shuffle.channel, shuffle.axis, target)
@@ -96,11 +98,23 @@ def _fuse(index: Index, home: gs.Graph, shuffles: Sequence[Shuffle], known: Know
         counts["fused"] += 1
 
 
-def _becomes_gather(shuffle: Shuffle, known: Known) -> bool:
-    return len(shuffle.sources) == 1 and prefers_gather(shuffle.sources[0], shuffle.axis, known)
+def _becomes_gather(shuffle: Shuffle, known: Known, prices: Prices) -> bool:
+    if len(shuffle.sources) != 1:
+        return False
+    if _changes_nothing(shuffle, known):
+        return True
+    return prices.gathers and prefers_gather(shuffle.sources[0], shuffle.axis, known, prices)
 
 
-def _absorb(index: Index, home: gs.Graph, shuffles: Sequence[Shuffle], known: Known, counts: Counter[str]) -> None:
+def _changes_nothing(shuffle: Shuffle, known: Known) -> bool:
+    sizes = known.sizes(shuffle.sources[0])
+    whole = sizes is not None and sizes[shuffle.axis].number == len(shuffle.channel)
+    return whole and is_identity(shuffle.channel)
+
+
+def _absorb(
+    index: Index, home: gs.Graph, shuffles: Sequence[Shuffle], known: Known, counts: Counter[str], prices: Prices
+) -> None:
     """Permute weights so that the least data movement is left."""
     several = [of_shuffle(shuffle) for shuffle in shuffles]
     seeds = several + _scrambling(home, known)
@@ -111,9 +125,9 @@ def _absorb(index: Index, home: gs.Graph, shuffles: Sequence[Shuffle], known: Kn
     channels = {number: each.channels for number, each in classes.items()}
     writer = Writer(index, home, known.opset)
     for moves in _components(trace):
-        best = _best(trace, moves, channels, known)
+        best = _best(trace, moves, channels, known, prices)
         if best is not None:
-            _, nodes = cost_of(moves, known)
+            _, nodes = cost_of(moves, known, prices)
             writer.carry_out(best, moves, classes)
             counts["rewritten"] += 1
             counts["nodes_saved"] += max(0, nodes - best.nodes)
@@ -151,7 +165,9 @@ def _components(trace: Trace) -> list[list[Move]]:
     return list(groups.values())
 
 
-def _best(trace: Trace, moves: Sequence[Move], channels: Mapping[int, int], known: Known) -> Plan | None:
+def _best(
+    trace: Trace, moves: Sequence[Move], channels: Mapping[int, int], known: Known, prices: Prices
+) -> Plan | None:
     """The cheapest way found to do what these moves do, if it is cheaper than they are."""
     if not all(map(trace.is_clear, moves)):
         return None
@@ -160,6 +176,6 @@ def _best(trace: Trace, moves: Sequence[Move], channels: Mapping[int, int], know
         trace.is_fixed(number) for need in needs for number in (need.owner, *need.owners)
     ):
         return None
-    best = plan(orders_for(trace, needs), needs, channels, known)
-    cost, nodes = cost_of(moves, known)
+    best = plan(orders_for(trace, needs), needs, channels, known, prices)
+    cost, nodes = cost_of(moves, known, prices)
     return best if best.cost < cost and best.nodes <= nodes else None

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import apply, feeds, initializer, model, ops
 
+from graphopt.latency import estimate
 from graphopt.passes.fuse_channel_shuffle import FuseChannelShuffle
+from graphopt.targets import load_target
 
 PASS = FuseChannelShuffle()
 MOVING = {"Reshape", "Transpose", "Gather", "Split", "Slice", "Concat", "Squeeze", "Unsqueeze", "DepthToSpace"}
@@ -267,6 +269,26 @@ def test_shufflenet_v2() -> None:
     run = apply(PASS, model(SHUFFLENET_V2))
     left = Counter(op for op in ops(run.after) if op in MOVING)
     assert left == Counter(Split=3, Concat=3)
+
+
+ENGINE = "jetson-tx2"
+
+
+def test_an_engine_launches_a_kernel_for_each_piece_of_a_split() -> None:
+    """Cutting into more pieces takes longer there than one Transpose, and a Gather is no faster than that."""
+    cut = apply(PASS, model(SHUFFLENET_V2))
+    kept = apply(PASS, model(SHUFFLENET_V2), target=ENGINE)
+    assert kept.report.changes == 0
+    hardware = load_target(ENGINE).hardware
+    kept_ms, cut_ms = (estimate(run.after, hardware).ms for run in (kept, cut))
+    assert kept_ms < cut_ms
+    assert apply(PASS, model(GROUPED), target=ENGINE).report.changes == 0
+
+
+def test_an_engine_is_spared_shuffles_that_go_into_weights() -> None:
+    body, extra = FORMS["PyTorch"]
+    run = apply(PASS, between(body, extra=extra), target=ENGINE)
+    assert not MOVING & set(ops(run.after))
 
 
 WALLS = {

@@ -1,16 +1,7 @@
 """Which nodes the data movement that is left needs, and what they cost.
 
 A need made of few whole stretches of its roots becomes pieces of Splits joined by one Concat; one made of many becomes
-a Gather. Of forms that move the same channels, ONNX Runtime 1.31 (CPU, one thread, float32) takes, in microseconds:
-
-| tensor, groups | Reshape-Transpose-Reshape, 5-D / 4-D | Gather | Split-Unsqueeze-Concat-Reshape |
-|---|---|---|---|
-| 116x28x28, 2 | 48 / 45 | **27** | 61 |
-| 464x7x7, 2 | 23 / 24 | **14** | 24 |
-| 112x56x56, 4 | 128 / 130 | **74** | |
-| 28x28x116, 2 (channels last) | **72 / 71** | 698 | |
-
-From 4 entries behind each channel on Gather is the faster (1.2-2.7 times), below that Reshape and Transpose are.
+a Gather.
 """
 
 from __future__ import annotations
@@ -26,13 +17,9 @@ import onnx_graphsurgeon as gs
 from graphopt.passes.channel_shuffle.layout import Labels
 from graphopt.passes.channel_shuffle.moves import Move, count_runs
 from graphopt.passes.channel_shuffle.ordering import Need, in_order
+from graphopt.passes.channel_shuffle.prices import Prices
 from graphopt.passes.channel_shuffle.shapes import Known
 
-# In elements copied: what a node costs, and one more input or output of one (about 1.2 and 0.15 microseconds).
-_NODE, _PIECE = 4096, 512
-# Per element: a Gather with few entries behind each channel, and a Transpose.
-_SMALL_GATHER, _TRANSPOSE = 10.0, 1.7
-_FEW_ENTRIES = 4
 # Taken for sizes that are open.
 _OPEN_SIZE = 14
 _FREE = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
@@ -76,27 +63,30 @@ class Plan:
     nodes: int
 
 
-def prefers_gather(tensor: gs.Tensor, axis: int, known: Known) -> bool:
-    """Whether Gather is the fastest form along this axis of a tensor."""
-    return _behind(tensor, axis, known) >= _FEW_ENTRIES
+def prefers_gather(tensor: gs.Tensor, axis: int, known: Known, prices: Prices) -> bool:
+    """Whether Gather copies as fast as anything along this axis of a tensor."""
+    return _behind(tensor, axis, known) >= prices.few
 
 
-def cost_of(moves: Sequence[Move], known: Known) -> tuple[float, int]:
+def cost_of(moves: Sequence[Move], known: Known, prices: Prices) -> tuple[float, int]:
     """Cost and number of the nodes that make these moves now."""
     nodes = {id(node): (node, move) for move in moves for node in move.nodes}
-    return sum(_cost_now(node, move, known) for node, move in nodes.values()), len(nodes)
+    return sum(_cost_now(node, move, known, prices) for node, move in nodes.values()), len(nodes)
 
 
-def plan(orders: Mapping[int, Labels], needs: Sequence[Need], counts: Mapping[int, int], known: Known) -> Plan:
+def plan(
+    orders: Mapping[int, Labels], needs: Sequence[Need], counts: Mapping[int, int], known: Known, prices: Prices
+) -> Plan:
     """What is to be done once classes have these orders; ``counts`` gives the number of channels of a class."""
-    steps = tuple(_step(orders, need, tuple(counts[owner] for owner in need.owners), known) for need in needs)
+    steps = tuple(_step(orders, need, tuple(counts[owner] for owner in need.owners), known, prices) for need in needs)
     splits = _splits(steps)
     cost, nodes = 0.0, 0
     split: set[int] = set()
     for step in steps:
         unit = _unit(step.need.target, step.need.axis, known)
         if not step.stretches:
-            cost, nodes = cost + _gather_cost(step.need, unit, step.counts, known), nodes + min(2, len(step.counts))
+            cost += _gather_cost(step.need, unit, step.counts, known, prices)
+            nodes += min(2, len(step.counts))
             continue
         pieces = 0
         for number, start, end in step.stretches:
@@ -104,28 +94,39 @@ def plan(orders: Mapping[int, Labels], needs: Sequence[Need], counts: Mapping[in
             if (start, end) == (0, step.counts[number]) and root not in splits:
                 pieces += 1
             elif root not in splits:
-                cost, nodes, pieces = cost + unit * (end - start) + _NODE, nodes + 1, pieces + 1
+                cost, nodes, pieces = cost + unit * (end - start) + prices.node, nodes + 1, pieces + 1
             else:
                 pieces += sum(start <= place < end for place in splits[root])
                 if root not in split:
                     split.add(root)
-                    cost, nodes = cost + unit * splits[root][-1] + _NODE + _PIECE * len(splits[root]), nodes + 1
+                    cost += _split_cost(unit * splits[root][-1], len(splits[root]) - 1, prices)
+                    nodes += 1
         if pieces > 1:
-            cost, nodes = cost + unit * len(step.channel) + _NODE + _PIECE * pieces, nodes + 1
-            if not prefers_gather(step.need.target, step.need.axis, known):
-                cost += 2 * _SMALL_GATHER * unit * pieces
+            cost, nodes = cost + _concat_cost(unit * len(step.channel), pieces, prices), nodes + 1
+            if not prefers_gather(step.need.target, step.need.axis, known, prices):
+                cost += 2 * prices.scattered * unit * pieces
     return Plan(orders, steps, splits, cost, nodes)
 
 
-def _step(orders: Mapping[int, Labels], need: Need, counts: tuple[int, ...], known: Known) -> Step:
+def _split_cost(elements: float, pieces: int, prices: Prices) -> float:
+    return elements + prices.split + prices.taken * pieces
+
+
+def _concat_cost(elements: float, pieces: int, prices: Prices) -> float:
+    copied = 0.0 if prices.concat is None else elements + prices.concat
+    return copied + prices.joined * pieces
+
+
+def _step(orders: Mapping[int, Labels], need: Need, counts: tuple[int, ...], known: Known, prices: Prices) -> Step:
     origin, channel = in_order(need, orders)
     runs = count_runs(origin, channel)
     unit = _unit(need.target, need.axis, known)
     if runs > len(need.roots):
-        cut_and_joined = 2 * (unit * len(channel) + _NODE + _PIECE * runs)
-        if not prefers_gather(need.target, need.axis, known):
-            cut_and_joined += 2 * _SMALL_GATHER * unit * runs
-        if cut_and_joined > _gather_cost(need, unit, counts, known):
+        elements = unit * len(channel)
+        cut_and_joined = _split_cost(elements, runs, prices) + _concat_cost(elements, runs, prices)
+        if not prefers_gather(need.target, need.axis, known, prices):
+            cut_and_joined += 2 * prices.scattered * unit * runs
+        if cut_and_joined > _gather_cost(need, unit, counts, known, prices):
             return Step(need, origin, channel, counts, ())
     starts = np.flatnonzero(np.concatenate([[True], (np.diff(origin) != 0) | (np.diff(channel) != 1)]))
     ends = np.append(starts[1:], len(channel)) - 1
@@ -157,29 +158,28 @@ def _splits(steps: Sequence[Step]) -> dict[int, tuple[int, ...]]:
     return found
 
 
-def _gather_cost(need: Need, unit: float, counts: Sequence[int], known: Known) -> float:
-    if not prefers_gather(need.target, need.axis, known):
+def _gather_cost(need: Need, unit: float, counts: Sequence[int], known: Known, prices: Prices) -> float:
+    if not prefers_gather(need.target, need.axis, known, prices):
         return math.inf
-    cost = unit * len(need.channel) + _NODE
-    if len(counts) > 1:
-        cost += unit * sum(counts) + _NODE + _PIECE * len(counts)
-    return cost
+    cost = unit * len(need.channel) + prices.node
+    return cost + _concat_cost(unit * sum(counts), len(counts), prices) if len(counts) > 1 else cost
 
 
-def _cost_now(node: gs.Node, move: Move, known: Known) -> float:
+def _cost_now(node: gs.Node, move: Move, known: Known, prices: Prices) -> float:
     if node.op in _FREE:
-        return _NODE
+        return prices.renaming
     unit = _unit(move.target, move.axis, known)
     elements = unit * len(move.channel)
     if node.op == "Split":
         count = known.sizes(node.inputs[0])
         size = count[move.axis].number if count is not None and len(count) > move.axis else len(move.channel)
-        return unit * size + _NODE + _PIECE * len(node.outputs)
+        return _split_cost(unit * size, len(node.outputs), prices)
     if node.op == "Gather":
-        return elements * (1.0 if prefers_gather(move.target, move.axis, known) else _SMALL_GATHER) + _NODE
+        fast = prefers_gather(move.target, move.axis, known, prices)
+        return elements * (1.0 if fast else prices.scattered) + prices.node
     if node.op == "Concat":
-        return elements + _NODE + _PIECE * len(node.inputs)
-    return elements * (1.0 if node.op == "Slice" else _TRANSPOSE) + _NODE
+        return _concat_cost(elements, len(node.inputs), prices)
+    return elements * (1.0 if node.op == "Slice" else prices.transpose) + prices.node
 
 
 def _unit(tensor: gs.Tensor, axis: int, known: Known) -> float:
