@@ -81,7 +81,8 @@ def _counts(counted: ModelCost, settings: Settings) -> Iterator[Finding]:
 
 def _over(found: float, most: float) -> str:
     if most and found >= 2 * most:
-        return f"{found / most:.3g} times the budget of"
+        times = found / most
+        return f"{f'{times:,.0f}' if times >= 100 else f'{times:.3g}'} times the budget of"
     share = f"{found / most - 1:.0%}" if most else ""
     return f"{'just' if share == '0%' else share} over the budget of".lstrip()
 
@@ -96,6 +97,14 @@ def _time(found: Estimate, most: float) -> Iterator[Finding]:
         )
 
 
+def _samples(model: onnx.ModelProto, main: Scope, asked: int) -> int:
+    """The first axis of the inputs, as counted; what was asked for where they have none or differ."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    fed = [info.name for info in model.graph.input if info.name not in stored]
+    sizes = {shape[0] for name in fed if (shape := main.shapes.get(name))}
+    return next(iter(sizes)) or asked if len(sizes) == 1 else asked
+
+
 def _latency(model: onnx.ModelProto, graphs: Sequence[Scope], settings: Settings, target: Target | None) -> Estimate:
     if target is None:
         raise UsageError("max-latency-ms needs a target")
@@ -103,7 +112,7 @@ def _latency(model: onnx.ModelProto, graphs: Sequence[Scope], settings: Settings
         model,
         target.hardware,
         runtime=settings.runtime,
-        batch=settings.batch or 1,
+        batch=_samples(model, graphs[0], settings.batch or 1),
         shapes=settings.input_shapes or None,
         graphs=graphs,
     )

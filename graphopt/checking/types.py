@@ -8,6 +8,7 @@ import onnx.shape_inference
 from graphopt.model.skeleton import SMALL, copy_model, external_reference
 from graphopt.model.tensors import is_external, stored_bytes
 from graphopt.model.walk import bodies
+from graphopt.rules.building import declare_dense
 
 
 def contradiction(model: onnx.ModelProto) -> str:
@@ -17,6 +18,7 @@ def contradiction(model: onnx.ModelProto) -> str:
     model, as in ``graphopt.graph.verify``: exporters get them wrong, and runtimes only warn.
     """
     skeleton = copy_model(model, _without_values)
+    declare_dense(skeleton.graph)
     if not _refusal(skeleton):
         return ""
     for body in bodies(skeleton):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from graphopt.cli.options import common_options, input_shape_option, json_option, parse_names, parse_size
+from graphopt.cli.options import Finite, common_options, input_shape_option, json_option, parse_names, parse_size
 from graphopt.cli.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--max-bytes", metavar="SIZE", callback=parse_size, help="Most bytes of a model, e.g. 4MB or 4MiB.")
 @click.option("--max-parameters", type=click.IntRange(min=0), help="Most parameters.")
 @click.option("--max-macs", type=click.IntRange(min=0), help="Most multiply-adds.")
-@click.option("--max-latency-ms", type=click.FloatRange(min=0, min_open=True), help="Most milliseconds, estimated.")
+@click.option("--max-latency-ms", type=Finite(min=0, min_open=True), help="Most milliseconds, estimated.")
 @click.option(
     "--ignore", metavar="A,B", callback=parse_names, help="Codes, beginnings of codes or names of rules to leave out."
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -14,6 +15,17 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 _UNITS = {"": 1, "b": 1, "k": 1000, "kb": 1000, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9,
           "kib": 2**10, "mib": 2**20, "gib": 2**30}  # fmt: skip
+
+
+class Finite(click.FloatRange):
+    """A number in a range. A plain range lets nan through, which is above nothing and below nothing."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number, or fail where it is none or infinite."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
 
 
 def parse_shapes(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -86,19 +98,19 @@ def data_option(text: str) -> Callable[[Command], Command]:
 def gate_options(command: Command) -> Command:
     """Add ``--max-drop``, ``--min-speedup``, ``--max-size`` and ``--max-macs``."""
     add_macs = click.option(
-        "--max-macs", type=click.FloatRange(0.0, 1.0), help="Most multiply-adds, as a share of the original's: 0.5."
+        "--max-macs", type=Finite(0.0, 1.0), help="Most multiply-adds, as a share of the original's: 0.5."
     )
     add_size = click.option("--max-size", metavar="SIZE", callback=parse_size, help="Most bytes, e.g. 4MB or 4MiB.")
     add_speedup = click.option(
         "--min-speedup",
-        type=click.FloatRange(min=0.0),
+        type=Finite(min=0.0),
         default=1.0,
         show_default=True,
         help="Least that it must be faster.",
     )
     add_drop = click.option(
         "--max-drop",
-        type=click.FloatRange(0.0, 1.0),
+        type=Finite(0.0, 1.0),
         default=0.01,
         show_default=True,
         help="Most that the metric may fall, on its scale from 0 to 1.",
@@ -144,7 +156,7 @@ preprocess_option = click.option(
 measuring_providers_option = providers_option("CPUExecutionProvider", "CPUExecutionProvider")
 seconds_option = click.option(
     "--seconds",
-    type=click.FloatRange(min=0.1),
+    type=Finite(min=0.1),
     default=5.0,
     show_default=True,
     help="Most time to measure latency for.",

@@ -40,8 +40,9 @@ def wrong_unit(measured: Sequence[float], estimated: Sequence[float]) -> str:
     times = median(one / other for one, other in zip(measured, estimated, strict=True) if other > 0)
     if 1 / _ANOTHER_UNIT < times < _ANOTHER_UNIT:
         return ""
+    written = f"{times:,.0f}" if times > 1 else f"{times:.2g}"
     return (
-        f"the measured times are {times:,.3g} times those estimated for this target (median): 'median_ms' must be in "
+        f"the measured times are {written} times those estimated for this target (median): 'median_ms' must be in "
         "milliseconds of one call, for the whole batch"
     )
 

@@ -109,3 +109,11 @@ def bodies(root: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 def declaration(name: str, data_type: int, dims: Iterable[int]) -> onnx.TensorProto:
     """A tensor whose values are elsewhere; made field by field, so that no weights are copied on the way."""
     return onnx.TensorProto(name=name, data_type=data_type, dims=dims, data_location=onnx.TensorProto.EXTERNAL)
+
+
+def declare_dense(root: onnx.GraphProto) -> None:
+    """Declare sparse initializers as dense ones without values, in place: shape inference knows no others."""
+    for graph in bodies(root):
+        for sparse in graph.sparse_initializer:
+            graph.initializer.append(declaration(sparse.values.name, sparse.values.data_type, sparse.dims))
+        del graph.sparse_initializer[:]

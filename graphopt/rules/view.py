@@ -20,7 +20,7 @@ import onnx.shape_inference
 
 from graphopt.graph.cost.shapes import use_standard_operators
 from graphopt.model.skeleton import copy_model
-from graphopt.rules.building import DEFAULT_DOMAINS, bodies, build, declaration
+from graphopt.rules.building import DEFAULT_DOMAINS, bodies, build, declaration, declare_dense
 from graphopt.rules.parts import Input, Node, Shape, Tensor, declared_shape
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -133,6 +133,7 @@ class View:
         """Type and shape by tensor; empty where inference finds nothing."""
         skeleton = copy_model(self.model, _without_values)
         use_standard_operators(skeleton.graph)
+        declare_dense(skeleton.graph)
         try:
             typed = onnx.shape_inference.infer_shapes(skeleton, strict_mode=False, data_prop=True)
         except Exception:  # a broken model, for which onnx raises what it likes; declared types are all there is

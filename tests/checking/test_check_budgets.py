@@ -26,6 +26,7 @@ def found(proto: onnx.ModelProto, **budget: object) -> list[Finding]:
         ({"max_macs": MACS // 2}, "GO903", "3,888 multiply-adds, 2 times the budget of 1,944"),
         ({"max_macs": 2 * MACS - 1, "batch": 2}, "GO903", "just over"),
         ({"max_parameters": 0}, "GO902", "over the budget of 0"),
+        ({"max_macs": 1}, "GO903", "3,888 times the budget of 1"),
     ],
 )
 def test_over_budget(budget: dict[str, int], code: str, words: str) -> None:
@@ -90,3 +91,17 @@ def test_a_latency_that_cannot_be_estimated_is_an_error(settings: dict[str, str]
     one = found(model(NET), max_latency_ms=1.0, **settings)[-1]
     assert one.code == "GO905"
     assert words in one.message
+
+
+@pytest.mark.parametrize(
+    ("first", "budget"),
+    [
+        pytest.param("N", {"batch": 4}, id="asked for"),
+        pytest.param("N", {"input_shapes": {"x": (4, 3, 8, 8)}}, id="given as a shape"),
+        pytest.param("4", {}, id="fixed by the model"),
+    ],
+)
+def test_latency_is_told_with_the_batch_that_it_is_for(first: str, budget: dict[str, object]) -> None:
+    (one,) = found(model(NET.replace("N,", f"{first},")), target="titan-xp@8.6", max_latency_ms=1e-9, **budget)[-1:]
+    assert one.code == "GO904"
+    assert "for batch 4 " in one.message

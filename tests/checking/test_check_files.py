@@ -127,6 +127,14 @@ def test_a_wrong_declaration_of_a_result_is_not_held_against_the_model() -> None
     assert codes(model("g (float[2,3] x) => (float[7,7] y) { y = Relu(x) }")) == []
 
 
+def test_a_sparse_weight_is_no_breach() -> None:
+    proto = model("g (float[1,64] x) => (float[1,8] y) { y = MatMul(x, w) }")
+    values = onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [2], [1.0, 2.0])
+    places = onnx.helper.make_tensor("", onnx.TensorProto.INT64, [2], [3, 500])
+    proto.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, places, [64, 8]))
+    assert codes(proto) == []
+
+
 def test_missing_data_is_an_error_and_the_structure_is_checked_all_the_same(tmp_path: Path) -> None:
     path = save_external(tmp_path, model("g (float[2] x) => (float[2] y) <float[2] w> { y = Add(x, w) z = Relu(x) }"))
     (tmp_path / "net.data").unlink()

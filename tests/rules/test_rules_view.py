@@ -222,3 +222,12 @@ def test_time_grows_with_the_graph_and_no_faster(wide: bool) -> None:
 
     seconds(50)
     assert seconds(1200) < 24 * max(seconds(150), 0.02)
+
+
+def test_what_a_sparse_weight_makes_has_a_shape() -> None:
+    proto = model("agraph (float[1,64] x) => (float[n,m] y) { y = MatMul(x, w) }")
+    values = onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [1], [1.0])
+    places = onnx.helper.make_tensor("", onnx.TensorProto.INT64, [1], [3])
+    proto.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, places, [64, 8]))
+    view = View(proto)
+    assert view.shape(view.nodes[0].output()) == (1, 8)
