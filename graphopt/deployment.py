@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnx
 
+from graphopt.graph import infer_types
 from graphopt.passes.float16.names import precision_of_layers, version
 from graphopt.report.schema import Stage
 from graphopt.runtime import TensorSpec, input_specs
@@ -58,8 +59,7 @@ def engine_command(
         if "float16" in hardware.precisions and (float32 is not None or "float32" not in hardware.precisions):
             words.append("--fp16")
         if float32:
-            spec = ",".join(f"{name}:fp32" for name in float32)
-            words += ["--precisionConstraints=obey", f"--layerPrecisions={spec}", f"--layerOutputTypes={spec}"]
+            words += _precisions(model, float32)
         if quantized or calibrated:
             words.append("--int8")
     if calibrated:
@@ -67,6 +67,29 @@ def engine_command(
     if hardware.accelerator:
         words += ["--useDLACore=0", "--allowGPUFallback"]
     return shlex.join([*words, *_profile(input_specs(model), shapes)])
+
+
+def _precisions(model: onnx.ModelProto, float32: Sequence[str]) -> list[str]:
+    """Options that keep nodes in float32, and in it what they hand on.
+
+    trtexec gives the type to every output of a layer, also to those that hold positions or truth values, which the
+    builder refuses (TensorRT, samples/common/sampleEngines.cpp, setLayerOutputTypes): nodes with such an output are
+    left out of the second list, and so are those in bodies, of whose types nothing is known here.
+    """
+    types = infer_types(model)
+
+    def hands_on_floats(node: onnx.NodeProto) -> bool:
+        known = [types.get(name) for name in node.output if name]
+        return all(found is None or found.dtype in (0, onnx.TensorProto.FLOAT) for found in known)
+
+    floats = {node.name for node in model.graph.node if hands_on_floats(node)}
+    found = ["--precisionConstraints=obey", _fp32("--layerPrecisions", float32)]
+    kept = [name for name in float32 if name in floats]
+    return [*found, _fp32("--layerOutputTypes", kept)] if kept else found
+
+
+def _fp32(option: str, names: Sequence[str]) -> str:
+    return f"{option}={','.join(f'{name}:fp32' for name in names)}"
 
 
 def left_in_float32(stages: Sequence[Stage]) -> Sequence[str] | None:

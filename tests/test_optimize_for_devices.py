@@ -184,6 +184,20 @@ def test_a_runtime_that_chooses_types_is_told_what_float16_would_spoil() -> None
     assert "--fp16" in words("jetson-agx-orin-dla", refused)
 
 
+def test_positions_and_truth_values_are_not_told_to_be_float32() -> None:
+    """trtexec would give the type to indices as well, which the builder refuses."""
+    text = """g (float[2,8] x) => (float[2,3] y, int64[2,3] i, int64[2,1] m) <int64[1] k = {3}> {
+      [scale] s = Exp(x)  [top] y, i = TopK(s, k)  [most] m = ArgMax<axis = 1>(s) }"""
+    facts = hardware("jetson-agx-xavier")
+    command = engine_command(model(text), "net.onnx", facts, {"x": (2, 8)}, float32=("scale", "top", "most"))
+    assert command is not None
+    assert "--layerPrecisions=scale:fp32,top:fp32,most:fp32" in command.split()
+    assert "--layerOutputTypes=scale:fp32" in command.split()
+    command = engine_command(model(text), "net.onnx", facts, {"x": (2, 8)}, float32=("top",))
+    assert command is not None
+    assert "--layerOutputTypes" not in command
+
+
 def test_what_stays_in_float32_is_estimated_in_float32() -> None:
     proto = model(TEXT)
     shapes = {"x": (1, 16, 8, 8)}
