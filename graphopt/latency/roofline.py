@@ -22,7 +22,8 @@ Array = npt.NDArray[np.float64]
 _MEMORY = {"normalization": "normalization", "reduction": "normalization", "broadcast": "broadcast",
            "data_movement": "movement", "resize": "movement"}  # fmt: skip
 _MATRIX_PRODUCTS = ("fully_connected", "matmul", "recurrent", "attention")
-_FILLED_ROWS = 16  # from 2 rows, which no kernel of a matrix product is made for, to here it gets better
+_FILLED_ROWS = 16  # long sums of 2 rows, which no kernel of that time was made for, are slow; to here it gets better
+_LONG_SUM = 16384  # AlexNet's products, of 9216 and 4096, do not slow down from 2 rows on; VGG's, of 25088, do
 _MANY_ROWS = 32  # from here on a matrix product is cut into tiles as a 1x1 convolution is
 _GRADUAL = 0.75  # from idle to busy: the last tiles of large layers leave units idle, too (0.5 to 1.5 were tried)
 _MATRIX_UNITS = 4.5  # packed float16 doubles the rate of float32 and dp4a takes it times four; more is tensor cores
@@ -103,10 +104,22 @@ def _compute_us(work: KernelWork, hardware: Hardware, device: Device, fitted: Co
     multiple = _multiple(work, hardware)
     inside, outside = _padding(work, work.in_channels, multiple), _padding(work, work.out_channels, multiple)
     operations = 2 * np.asarray(work.macs, dtype=np.float64) * inside * outside
+    if work.kind in _MATRIX_PRODUCTS:
+        at_peak = operations / (_peak(work, hardware, device, fitted) * 1e6)
+        return _matrix_us(work, at_peak, np.multiply(work.outputs, outside), device, fitted)
     idle = _idle(work, np.multiply(work.outputs, outside), device, fitted)
     narrower = np.minimum(_width(work.in_channels, work) * inside, _width(work.out_channels, work) * outside)
     share = _share(work, fitted, narrower)
     return np.asarray(operations * idle / (_peak(work, hardware, device, fitted) * 1e6 * share))
+
+
+def _matrix_us(work: KernelWork, at_peak: Array, outputs: Number, device: Device, fitted: Constants) -> Array:
+    """The faster of a kernel for few rows and one that cuts the result into tiles, each of which holds many rows."""
+    rows = np.maximum(_rows(work), 1)
+    filled = np.maximum(rows, _MANY_ROWS + 1) / rows
+    tiles = at_peak * filled * _idle(work, outputs * filled, device, fitted) / fitted["compute.pointwise"]
+    few = at_peak / fitted["compute.fully_connected"]
+    return np.asarray(np.where(rows > _MANY_ROWS, tiles, np.minimum(few, tiles)))
 
 
 def _multiple(work: KernelWork, hardware: Hardware) -> int:
@@ -146,8 +159,6 @@ def _share(work: KernelWork, fitted: Constants, width: Number) -> Number:
         return fitted["compute.grouped"] * np.divide(width, np.add(width, fitted["small.group"]))
     if work.kind == "pointwise":
         return fitted["compute.pointwise"]
-    if work.kind in _MATRIX_PRODUCTS:
-        return np.where(_rows(work) > _MANY_ROWS, fitted["compute.pointwise"], fitted["compute.fully_connected"])
     square = np.equal(work.window, 9) & np.greater(work.winograd, 0) & np.equal(work.stride, 1)
     saves = square & (work.precision == "float32") & (work.kind == "dense_kxk")
     return np.where(saves, fitted["compute.winograd"], fitted["compute.dense_kxk"])
@@ -156,8 +167,7 @@ def _share(work: KernelWork, fitted: Constants, width: Number) -> Number:
 def _idle(work: KernelWork, outputs: Number, device: Device, fitted: Constants) -> Number:
     """How much longer work takes that is too small to keep every multiprocessor busy; ``outputs`` with padding."""
     small = fitted["small.depthwise" if work.kind == "depthwise" else "small.product"]
-    longer = (1 + (small * device.multiprocessors / np.maximum(outputs, 1.0)) ** _GRADUAL) ** (1 / _GRADUAL)
-    return np.where(_rows(work) > _MANY_ROWS, longer, 1.0) if work.kind in _MATRIX_PRODUCTS else longer
+    return (1 + (small * device.multiprocessors / np.maximum(outputs, 1.0)) ** _GRADUAL) ** (1 / _GRADUAL)
 
 
 def _padding(work: KernelWork, channels: Number, multiple: int) -> Number:
@@ -182,7 +192,8 @@ def _product_memory_us(work: KernelWork, device: Device, fitted: Constants) -> A
     if work.kind in _MATRIX_PRODUCTS:
         rows, few, enough = _rows(work), fitted["memory.few_rows"], fitted["memory.fully_connected"]
         filled = np.clip(np.log(np.maximum(rows, 1) / 2) / np.log(_FILLED_ROWS / 2), 0, 1)
-        share = np.where(rows > 1, few * (enough / few) ** filled, enough)
+        slow = (rows > 1) & np.greater(work.in_channels, _LONG_SUM)
+        share = np.where(slow, few * (enough / few) ** filled, enough)
     return np.asarray(np.add(work.activation_bytes, work.weight_bytes) / (_bandwidth(device) * share))
 
 

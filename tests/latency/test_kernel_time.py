@@ -86,14 +86,31 @@ def test_integer_kernels_of_groups_take_channels_in_fours() -> None:
     assert in_int8 < in_float16
 
 
-def test_matrix_products_of_a_few_rows_read_weights_slowly() -> None:
+def test_matrix_products_of_a_few_rows_and_long_sums_read_weights_slowly() -> None:
+    """As measured: two images take VGG twice as long as one, and AlexNet no longer."""
     fitted = {**DATASHEET, "memory.few_rows": 0.25}
-    one, two, four, sixteen = (
-        float(kernel_time(fully_connected(4096, 4096, rows=rows), board(), fitted).memory_us) for rows in (1, 2, 4, 16)
-    )
+
+    def memory_us(rows: int, summed: int) -> float:
+        return float(kernel_time(fully_connected(summed, 4096, rows=rows), board(), fitted).memory_us)
+
+    one, two, four, sixteen = (memory_us(rows, 25088) for rows in (1, 2, 4, 16))
     assert two == pytest.approx(4 * one, rel=0.01)
     assert two > four > sixteen
     assert sixteen == pytest.approx(one, rel=0.02)
+    assert memory_us(2, 9216) == pytest.approx(memory_us(1, 9216), rel=0.01)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+def test_more_rows_of_a_matrix_product_never_cost_less(precision: str) -> None:
+    """33 rows took a third less than 32, where another kernel begins."""
+    rows = range(1, 100)
+    for name in ("tensorrt", "eager", "titan-xp-eager", "jetson-tx1-eager"):
+        for inside, outside in ((4096, 4096), (768, 50000), (64, 10)):
+            runtime = replace(ENGINE, constants=name)
+            times = [
+                kernel_us(fully_connected(inside, outside, rows=n, precision=precision), board(runtime)) for n in rows
+            ]
+            assert np.all(np.diff(times) >= -1e-9)
 
 
 def test_pooling_reads_its_window_from_the_caches_and_planes_from_memory() -> None:
