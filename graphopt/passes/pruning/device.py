@@ -34,10 +34,10 @@ _FUSED = frozenset(
 def convolution_time(work: Convolution, read: Counts, transposed: bool, hardware: Hardware, int8: bool) -> Floats:
     """Time of a convolution; ``read``: elements of its input."""
     written = np.asarray(work.pixels * work.outside, dtype=np.float64)
-    if transposed:
-        kind = "transposed"
-    elif work.depthwise:
+    if work.depthwise:
         kind = "depthwise"
+    elif transposed:
+        kind = "transposed"
     else:
         kind = convolution_kind(work.inside, work.blocks, work.taps)
     groups = np.asarray(work.inside if work.depthwise else work.blocks, dtype=np.float64)

@@ -51,6 +51,16 @@ def test_times_are_near_those_of_the_whole_estimate() -> None:
     assert found.time(removed) == pytest.approx(1e3 * sum(kernel.us for kernel in kernels), rel=0.15)
 
 
+def test_a_transposed_depthwise_convolution_is_priced_as_in_the_whole_estimate() -> None:
+    proto = model("""up (float[1,64,28,28] x) => (float[1,64,56,56] y) <float[64,64,1,1] w, float[64,1,4,4] v>
+    { c = Conv(x, w)  y = ConvTranspose<strides=[2,2], pads=[1,1,1,1], group=64>(c, v) }""")
+    target = hardware("jetson-agx-orin-dla")
+    groups = dependency_groups(proto)
+    kernels = estimate(proto, target).kernels
+    found = costs(groups, Target(2, False, target)).time([0] * len(groups))
+    assert found == pytest.approx(1e3 * sum(kernel.us for kernel in kernels), rel=0.15)
+
+
 def test_int8_pays_where_computing_takes_the_time() -> None:
     proto = dependency_groups(model(wide(128)))
     removed = [0] * len(proto)
