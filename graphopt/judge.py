@@ -170,6 +170,7 @@ class DataJudge:
         ``to_threshold``: whether passes go on until the accuracy asked for is reached where no budget is set.
         ``int8_follows``: whether one of the passes quantizes.
         """
+        known = self.speed.knows(self._weighed(self.original, frozenset()))
         return Goals(
             max_drop=self.gates.max_drop,
             max_macs=self.gates.max_macs,
@@ -178,11 +179,16 @@ class DataJudge:
             int8_follows=int8_follows,
             original_macs=self.costs.of(self.original).macs,
             drop=self._drop if self.parts.selection is not None else None,
-            speedup=self._speedup if self.speed.knows(self._weighed(self.original, frozenset())) else None,
+            speedup=self._speedup if known else None,
+            without_float16=self._speedup_without_float16 if known else None,
         )
 
     def _speedup(self, model: onnx.ModelProto) -> float:
         found = self._trial_speed(self.original, model)
+        return 1.0 if found is None else found.speedup
+
+    def _speedup_without_float16(self, model: onnx.ModelProto) -> float:
+        found = self.speed.compare(self._weighed(self.original, frozenset()), self._weighed(model, None), 0)
         return 1.0 if found is None else found.speedup
 
     def stand_in(self, model: onnx.ModelProto, simulation: onnx.ModelProto, current: onnx.ModelProto) -> None:

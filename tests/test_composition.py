@@ -125,10 +125,16 @@ class Judge:
         return "it fell" if len(self.looked_at) <= self.refuse and parts_of(model) else None
 
 
-def run(passes: list[Pass], judge: Judge) -> Attempt:
+def run(passes: list[Pass], judge: Judge, target: str = "cpu") -> Attempt:
     model = onnx.parser.parse_model(TEXT)
-    goals = Goals(max_drop=MAX_DROP, drop=drop, speedup=judge.speedup)
-    context = Context(hardware=load_target("cpu").hardware, calibration=[{}], goals=goals)
+    goals = Goals(
+        max_drop=MAX_DROP,
+        drop=drop,
+        speedup=judge.speedup,
+        without_float16=lambda one: judge.speedup(one) / 2,
+        int8_follows=True,
+    )
+    context = Context(hardware=load_target(target).hardware, calibration=[{}], goals=goals)
     return search(model, passes, StageRunner(context, judge))
 
 
@@ -175,6 +181,54 @@ def test_a_pass_that_does_more_alone_is_taken_alone() -> None:
 def test_where_nothing_priced_pays_what_has_no_price_still_has_its_turn() -> None:
     attempt = run([Spend("prune"), Quantize()], Judge(faster={"prune": -1.0}))
     assert set(parts_of(attempt.model)) == {"quantize"}
+
+
+def test_a_pass_that_brings_next_to_nothing_is_not_worth_its_accuracy() -> None:
+    attempt = run([Spend("prune"), Quantize()], Judge(faster={"prune": 0.01}))
+    assert set(parts_of(attempt.model)) == {"quantize"}
+    assert "all but as fast" in attempt.stages[0].reason
+
+
+@dataclass(frozen=True)
+class Half(Quantize):
+    """Holds on the whole model only."""
+
+    cost: float = 0.0
+    name: ClassVar[str] = "half"
+    vouches_for_float16: ClassVar[bool] = True
+
+    def candidates(self, model: onnx.ModelProto, context: Context) -> Iterator[Candidate]:
+        cost = 0.1 if parts_of(model) else self.cost
+        yield Candidate(with_part(model, f"half={cost}"), PassReport(1), "all float16", faster=False)
+
+
+def test_a_mixture_that_keeps_float16_away_is_as_slow_as_that() -> None:
+    assert set(parts_of(run([Spend("prune"), Half()], Judge(faster={"prune": 0.5})).model)) == {"half"}
+    assert set(parts_of(run([Spend("prune"), Half()], Judge(faster={"prune": 2.0})).model)) == {"prune"}
+
+
+@dataclass(frozen=True)
+class Looks(Spend):
+    """Notes whether it is told that int8 follows."""
+
+    told: list[bool] = field(default_factory=list)
+
+    def dial(self, model: onnx.ModelProto, context: Context) -> Dial:
+        self.told.append(context.goals.int8_follows)
+        return super().dial(model, context)
+
+
+@dataclass(frozen=True)
+class QuantizeLayers(Quantize):
+    quantizes: ClassVar[bool] = True
+
+
+def test_what_a_device_runs_in_int8_is_known_however_little_it_gains() -> None:
+    """So channels are cut to int8's multiples there; on this machine the clock tells whether most runs in int8."""
+    for target, expected in (("cpu", False), ("jetson-orin-nano", True)):
+        looks = Looks("prune")
+        run([looks, QuantizeLayers()], Judge(faster={"quantize": 0.01}), target)
+        assert looks.told == [expected]
 
 
 def test_a_refused_result_is_followed_by_a_gentler_one_or_another_mixture() -> None:

@@ -34,6 +34,8 @@ MOSTLY_INT8 = 1.2
 # By how much the price rises where a mixture does not hold, and how often for the passes behind it.
 GENTLER = 1.25
 RETRIES = 3
+# How many times as fast each pass that cuts or replaces layers must make a model to be worth the accuracy it takes.
+WORTH = 1.02
 
 
 def composable(passes: Sequence[Pass], context: Context) -> bool:
@@ -81,7 +83,7 @@ def compose(
             refusals[told:] = [f"{_label(best)}: {refusal}" for refusal in refusals[told:]]
             following = search.gentler(best)
             if following is not None:
-                pool = sorted([*pool, following], key=lambda each: -each.speedup)
+                pool = _ranked([*pool, following])
         yield step_without(
             current, passes, {**search.alone, **search.idle}, runner, [*refusals, *search.problems], started
         )
@@ -153,10 +155,16 @@ class _Search:
             self._tried[names] = tried
             around = around or tried.price
             found += self._best_of(tried)
-        return sorted(_distinct(found), key=lambda each: -each.speedup)
+        return _ranked(_distinct(found))
 
     def _pays(self, plain: Finished) -> bool:
-        """Whether the passes behind make the model so much faster by themselves that what is left runs in int8."""
+        """Whether the passes behind make the model so much faster by themselves that what is left runs in int8.
+
+        By the clock of this machine; what a device runs in int8 is known.
+        """
+        if self.context.hardware.device is not None:
+            followed = zip(self._behind, plain.followed, strict=True)
+            return any(quantizes(one) and each.candidate is not None for one, each in followed)
         speedup = self.context.goals.speedup
         if plain.model is self.current or speedup is None:
             return False
@@ -237,6 +245,11 @@ class _Search:
             else:
                 dials[one.name] = dial
         return dials
+
+
+def _ranked(found: Sequence[Finished]) -> list[Finished]:
+    """The fastest first, where every pass that took part must be worth it."""
+    return sorted(found, key=lambda each: -each.speedup / WORTH ** len(each.mixed.parts))
 
 
 def _distinct(found: Sequence[Finished]) -> list[Finished]:

@@ -12,7 +12,7 @@ import onnx
 
 from graphopt.composition.mixtures import Mixed
 from graphopt.exact import PROPAGATED, told
-from graphopt.passes.base import ApproximatePass, Candidate, Context, Declined, Origin
+from graphopt.passes.base import ApproximatePass, Candidate, Context, Declined, Origin, vouches_for_float16
 from graphopt.stages import Judge, Trial, tried
 
 log = logging.getLogger(__name__)
@@ -81,6 +81,9 @@ def finish(
         if found.candidate is not None:
             model = found.candidate.model
     speedup = context.goals.speedup
+    refused = [one for one, each in zip(passes, followed, strict=True) if each.candidate is None]
+    if any(map(vouches_for_float16, refused)):
+        speedup = context.goals.without_float16 or speedup
     return Finished(mixed, tuple(followed), model, None, speedup(model) if speedup is not None else 1.0)
 
 

@@ -67,7 +67,8 @@ class Goals:
         original_macs: multiply-adds of the original; None where they are not known.
         drop: by how much the metric of a model falls, on the selection samples, and a little more where these are few;
             None where there are none.
-        speedup: how many times as fast as the original a model is, measured; None where nothing is measured.
+        speedup: how many times as fast as the original a model is, measured or estimated; None where neither can be.
+        without_float16: the same for a model in which nothing may run in float16 although the original's layers may.
     """
 
     max_drop: float = 0.01
@@ -78,6 +79,7 @@ class Goals:
     original_macs: int | None = None
     drop: Callable[[onnx.ModelProto], float] | None = None
     speedup: Callable[[onnx.ModelProto], float] | None = None
+    without_float16: Callable[[onnx.ModelProto], float] | None = None
 
 
 @dataclass(frozen=True)
