@@ -121,18 +121,22 @@ def session(
         raise UsageError(f"execution provider {', '.join(missing)} is not available here; available: {available}")
     if options is None:
         options = session_options(threads, optimize)
+
+    def opened(source: str | bytes) -> ort.InferenceSession:
+        # Left to itself it tries again with other providers, and says so on standard output.
+        return ort.InferenceSession(source, sess_options=options, providers=list(providers), enable_fallback=0)
+
     try:
         if not isinstance(model, onnx.ModelProto):
-            source = model if isinstance(model, bytes) else os.fspath(model)
-            return ort.InferenceSession(source, sess_options=options, providers=list(providers))
+            return opened(model if isinstance(model, bytes) else os.fspath(model))
         if model_bytes(model) < LARGEST_MESSAGE:
-            return ort.InferenceSession(model.SerializeToString(), sess_options=options, providers=list(providers))
+            return opened(model.SerializeToString())
         with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
             path = Path(folder) / "model.onnx"
             copy = onnx.ModelProto()
             copy.CopyFrom(model)
             onnx.save_model(copy, str(path), save_as_external_data=True, location="model.onnx.data")
-            return ort.InferenceSession(str(path), sess_options=options, providers=list(providers))
+            return opened(str(path))
     except Exception as error:  # ONNX Runtime raises a dozen unrelated classes of its own
         if isinstance(error, (KeyboardInterrupt, MemoryError)):
             raise

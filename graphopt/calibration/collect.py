@@ -12,7 +12,7 @@ import onnx
 
 from graphopt import runtime
 from graphopt.calibration.statistics import TensorStatistics
-from graphopt.errors import DataError
+from graphopt.errors import DataError, UnsupportedModelError
 
 # Activations that one run may hold at once; tensors beyond it are observed in further runs over the same sample.
 RUN_BYTES = 96 << 20
@@ -49,6 +49,22 @@ def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProt
     return observed
 
 
+def observing(model: onnx.ModelProto, names: Sequence[str], threads: int = 1) -> Any:
+    """Open a session of ONNX Runtime that answers the tensors ``names``.
+
+    ONNX Runtime (1.31) may run a convolution whose answer is asked for inside the Add behind it, and then misses that
+    answer: such a model is run as it is written.
+
+    Raises:
+        UnsupportedModelError: ONNX Runtime refuses the model either way.
+    """
+    observed = with_outputs(model, names)
+    try:
+        return runtime.session(observed, threads=threads)
+    except UnsupportedModelError:
+        return runtime.session(observed, threads=threads, optimize=False)
+
+
 def collect(
     model: onnx.ModelProto,
     names: Sequence[str],
@@ -79,7 +95,7 @@ def collect(
     for feed in feeds:
         if groups is None:
             groups = _groups(model, computed, feed, threads)
-            sessions = [runtime.session(with_outputs(model, group), threads=threads) for group in groups]
+            sessions = [observing(model, group, threads) for group in groups]
         for name in statistics.keys() & feed.keys():
             _add(statistics, infinite, name, feed[name], samples)
             if name in infinite:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx
 
 from graphopt import runtime
-from graphopt.calibration.collect import shapes, with_outputs
+from graphopt.calibration.collect import observing, shapes
 from graphopt.errors import DataError
 from graphopt.recovery.behind import behind
 from graphopt.recovery.columns import Places
@@ -232,7 +232,7 @@ def _groups(recorded: Recorded, layers: Sequence[Layer], sizes: Mapping[str, int
 
 def _run(recorded: Recorded, layers: Sequence[str], threads: int) -> None:
     names = list(dict.fromkeys(name for layer in layers for name in _names(recorded, layer)))
-    opened = runtime.session(with_outputs(recorded.net.model, names), threads=threads)
+    opened = observing(recorded.net.model, names, threads)
     for batch in range(recorded.batches):
         feed = {name: recorded.inputs.get(name, batch) for name in recorded.net.inputs if name in recorded.inputs}
         outputs = runtime.run(opened, feed, names)

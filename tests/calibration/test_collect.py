@@ -10,10 +10,11 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
+from support import model
 
 from graphopt import runtime
 from graphopt.calibration import collect as module
-from graphopt.calibration.collect import collect, shapes
+from graphopt.calibration.collect import collect, observing, shapes
 from graphopt.errors import DataError
 
 TEXT = """<ir_version: 8, opset_import: ["" : 17]>
@@ -160,3 +161,16 @@ def test_memory_does_not_grow_with_samples() -> None:
 
     peak(2)  # imports and caches
     assert peak(24) <= 1.1 * peak(4)
+
+
+def test_a_convolution_inside_the_addition_behind_it_is_observed(capfd: pytest.CaptureFixture[str]) -> None:
+    """ONNX Runtime runs the two as one, and then misses the convolution's answer; without its optimizations not."""
+    text = """g (float[1,32,4,4] x) => (float[1,32,4,4] sum) <float[32,4,1,1] w, float[32] b, float[32,8,1,1] v> {
+      left = Conv<group = 8>(x, w, b)  right = Conv<group = 4>(x, v)  sum = Add(left, right) }"""
+    proto = model(text)
+    fed = {"x": np.ones((1, 32, 4, 4), np.float32)}
+    exact = runtime.run(runtime.session(proto, optimize=False), fed, ["sum"])
+    found = runtime.run(observing(proto, ["left", "sum"]), fed, ["left", "sum"])
+    np.testing.assert_allclose(found["sum"], exact["sum"], rtol=1e-4, atol=1e-5)
+    assert found["left"].shape == (1, 32, 4, 4)
+    assert capfd.readouterr().out == "", "standard output belongs to results"

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx
 
 from graphopt import runtime
-from graphopt.calibration.collect import with_outputs
+from graphopt.calibration.collect import observing
 from graphopt.errors import DataError
 from graphopt.graph import Shape, import_graph, infer_types
 from graphopt.graph.cost import cost
@@ -59,7 +59,7 @@ class Work:
         shapes: dict[str, Shape] = {name: tuple(values.shape) for name, values in self.feeds[0].items()}
         computed = [name for name in names if name not in shapes]
         if computed:
-            opened = runtime.session(with_outputs(self.model, computed), threads=self.context.jobs)
+            opened = observing(self.model, computed, self.context.jobs)
             found = runtime.run(opened, self.feeds[0], computed)
             shapes |= {name: tuple(values.shape) for name, values in found.items()}
         return find_blocks(graph, shapes, integers)

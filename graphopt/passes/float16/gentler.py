@@ -12,7 +12,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from graphopt import runtime
-from graphopt.calibration.collect import RUN_BYTES, shapes, with_outputs
+from graphopt.calibration.collect import RUN_BYTES, observing, shapes
 from graphopt.passes.float16.sites import Site
 
 Feed = Mapping[str, npt.NDArray[Any]]
@@ -104,7 +104,7 @@ def _noise(
     """Noise-to-signal power of each tensor."""
     result: dict[str, float] = {}
     for group in _groups(model, names, samples[0], threads):
-        exact, rough = (runtime.session(with_outputs(each, group), threads=threads) for each in (model, simulation))
+        exact, rough = (observing(each, group, threads) for each in (model, simulation))
         signal, error = dict.fromkeys(group, 0.0), dict.fromkeys(group, 0.0)
         for feed in samples:
             wanted, found = runtime.run(exact, feed, group), runtime.run(rough, feed, group)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx
 
 from graphopt import runtime
-from graphopt.calibration.collect import shapes, with_outputs
+from graphopt.calibration.collect import observing, shapes
 from graphopt.channels import Dependencies
 from graphopt.passes.pruning.readers import Reader
 from graphopt.passes.pruning.rows import matrix, rows
@@ -81,7 +81,7 @@ def collect_moments(
     behind = _normalizations(dependencies.model)
     for sweep in _sweeps(readers, sizes, weights):
         names = [name for name in dict.fromkeys(reader.tensor for reader in sweep) if name not in inputs]
-        opened = runtime.session(with_outputs(dependencies.model, names), threads=threads) if names else None
+        opened = observing(dependencies.model, names, threads) if names else None
         sums = [_Sum(reader, weights, len(listed), seed) for reader in sweep]
         for feed in listed:
             found = dict(feed) if opened is None else {**feed, **runtime.run(opened, feed, names)}

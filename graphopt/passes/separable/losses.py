@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from graphopt import runtime
-from graphopt.calibration.collect import with_outputs
+from graphopt.calibration.collect import observing
 from graphopt.passes.quality import Probe, interpolated, make_probe, noise
 from graphopt.passes.separable.decompose import decompose
 from graphopt.passes.separable.factors import Array, Factors, Form, Geometry
@@ -173,7 +173,7 @@ def _written(model: onnx.ModelProto, layer: Layer, matrix: Array, bias: Array) -
 def _means(model: onnx.ModelProto, layers: Sequence[Layer], probe: Probe, threads: int) -> dict[str, Array]:
     """Means of what each filter of some layers gives on the samples, [filters], by the tensors that they write."""
     names = [layer.name for layer in layers]
-    opened = runtime.session(with_outputs(model, names), threads=threads)
+    opened = observing(model, names, threads)
     total = {layer.name: np.zeros(layer.outputs) for layer in layers}
     count = dict.fromkeys(names, 0)
     for feed in probe.feeds:
