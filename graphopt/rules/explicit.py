@@ -112,11 +112,11 @@ def _weight_axis(view: View, hardware: Hardware) -> Iterator[Place]:
     for node in view.nodes:
         if node.op not in WEIGHTED:
             continue
-        tensor, moved = _behind_transpose(node.input(1))
+        shape = weight_shape(view, node)
+        tensor, moved = _behind_transpose(node.input(1), len(shape) if shape else 0)
         dequantize = dequantizer(tensor)
         if dequantize is None or not holds_weights(view, dequantize) or (scales(view, dequantize) or 0) <= 1:
             continue
-        shape = weight_shape(view, node)
         rank = len(shape) if shape else len(moved) if moved else 0
         wanted = {"Conv": 0, "ConvTranspose": 1, "Gemm": 0 if node.integer("transB", 0) else 1}.get(node.op, rank - 1)
         found = dequantize.integer("axis", 1)
@@ -133,12 +133,12 @@ def _weight_axis(view: View, hardware: Hardware) -> Iterator[Place]:
             )
 
 
-def _behind_transpose(tensor: Tensor | None) -> tuple[Tensor | None, tuple[int, ...]]:
-    """The tensor before a Transpose of weights, and its order of axes; empty where there is none."""
+def _behind_transpose(tensor: Tensor | None, rank: int) -> tuple[Tensor | None, tuple[int, ...]]:
+    """The tensor before a Transpose of weights of so many axes, and its order of axes; empty where there is none."""
     node = tensor.producer if tensor is not None else None
     if node is None or node.op != "Transpose":
         return tensor, ()
-    return node.input(0), node.integers("perm") or ()
+    return node.input(0), node.integers("perm") or tuple(reversed(range(rank)))
 
 
 _QUANTIZE_LAYER = "TensorRT, NvInfer.h, IQuantizeLayer"

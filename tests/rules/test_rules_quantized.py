@@ -52,6 +52,7 @@ class TestWeightAxis:
         ("y = Gemm(d, wd)", "16,8", 1, 0),
         ("y = Gemm<transB = 1>(d, wd)", "8,16", 0, 1),
         ("t = Transpose<perm = [1,0]>(wd) y = MatMul(d, t)", "8,16", 0, 1),
+        ("t = Transpose(wd) y = MatMul(d, t)", "8,16", 0, 1),
     )
 
     @pytest.mark.parametrize(("product", "shape", "right", "wrong"), CASES)
