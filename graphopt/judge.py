@@ -10,17 +10,17 @@ from math import inf
 import onnx
 
 from graphopt import equality, runtime
+from graphopt.as_run import AsRun
 from graphopt.data import Feed, Parts
 from graphopt.decisions import Measured
 from graphopt.deployment import left_in_float32
 from graphopt.errors import UnsupportedModelError
 from graphopt.graph.cost import Costs
-from graphopt.latency import as_placed_by_runtime
 from graphopt.model.content import content_hash
 from graphopt.passes.base import Goals
 from graphopt.report.schema import AccuracyFacts, LatencyFacts, RuleFinding, Stage
 from graphopt.rules import check_model
-from graphopt.speed import EstimatedSpeed, MeasuredSpeed, Progress, Shapes, Speed, Weighed
+from graphopt.speed import EstimatedSpeed, MeasuredSpeed, Progress, Shapes, Speed
 from graphopt.stages import Trial
 from graphopt.targets import Hardware
 from graphopt.validation import Accuracy, Gates, Reference, evaluate, verdict
@@ -90,8 +90,6 @@ class DataJudge:
     hardware: Hardware | None = None
     float16: bool = True
     _found: dict[tuple[str, frozenset[str] | None], Finding] = field(default_factory=dict, init=False)
-    _simulations: dict[str, onnx.ModelProto] = field(default_factory=dict, init=False)
-    _placed: dict[str, onnx.ModelProto] = field(default_factory=dict, init=False)
 
     @property
     def shapes(self) -> Shapes:
@@ -102,6 +100,10 @@ class DataJudge:
     def costs(self) -> Costs:
         """Counts multiply-adds and parameters for these shapes, once for each model."""
         return Costs(self.shapes)
+
+    @cached_property
+    def _as_run(self) -> AsRun:
+        return AsRun(self.original, self.hardware)
 
     @cached_property
     def speed(self) -> Speed:
@@ -170,7 +172,7 @@ class DataJudge:
         ``to_threshold``: whether passes go on until the accuracy asked for is reached where no budget is set.
         ``int8_follows``: whether one of the passes quantizes.
         """
-        known = self.speed.knows(self._weighed(self.original, frozenset()))
+        known = self.speed.knows(self._as_run.weighed(self.original, frozenset()))
         return Goals(
             max_drop=self.gates.max_drop,
             max_macs=self.gates.max_macs,
@@ -188,7 +190,9 @@ class DataJudge:
         return 1.0 if found is None else found.speedup
 
     def _speedup_without_float16(self, model: onnx.ModelProto) -> float:
-        found = self.speed.compare(self._weighed(self.original, frozenset()), self._weighed(model, None), 0)
+        found = self.speed.compare(
+            self._as_run.weighed(self.original, frozenset()), self._as_run.weighed(model, None), 0
+        )
         return 1.0 if found is None else found.speedup
 
     def stand_in(self, model: onnx.ModelProto, simulation: onnx.ModelProto, current: onnx.ModelProto) -> None:
@@ -196,13 +200,7 @@ class DataJudge:
 
         What answers for ``current``, the model before, goes on to do so: it is rounded more.
         """
-        digest, older = self._digest(model), self._digest(current)
-        self._simulations[digest] = self._simulations.get(older, simulation)
-        rules = self.hardware.int8 if self.hardware is not None else None
-        if rules is not None and rules.implicit:
-            # The graph is left in float and says nothing of what the runtime makes of it.
-            known = self._placed.get(older)
-            self._placed[digest] = as_placed_by_runtime(simulation) if known is None else known
+        self._as_run.stand_in(model, simulation, current)
 
     def _drop(self, model: onnx.ModelProto) -> float:
         reference = self._selection
@@ -223,7 +221,7 @@ class DataJudge:
         ``stages``: what became of each pass; a runtime that chooses types by itself is told what they vouch for.
         """
         names = left_in_float32(stages)
-        key = self._digest(model), None if names is None else frozenset(names)
+        key = self._as_run.digest(model), None if names is None else frozenset(names)
         if key not in self._found:
             self._found[key] = self._find(model, *key)
         return self._found[key]
@@ -263,7 +261,7 @@ class DataJudge:
     def _latency(self, model: onnx.ModelProto, digest: str, float32: frozenset[str] | None) -> LatencyFacts | None:
         speed = self._speed(self.original, model, float32=float32)
         least = self.gates.min_speedup
-        same = digest == self._digest(self.original)
+        same = digest == self._as_run.digest(self.original)
         if speed is not None and not same and speed.high < least:
             # One of forty equal models would fail by chance: a failure must show twice.
             speed = self._speed(self.original, model, attempt=2, float32=float32)
@@ -304,15 +302,8 @@ class DataJudge:
         return Reference(self.original, samples, metric=self.metric, threads=threads, providers=self.providers)
 
     def _accuracy(self, reference: Reference, model: onnx.ModelProto) -> Accuracy:
-        answers = self._simulations.get(self._digest(model), model) if self._simulations else model
-        return evaluate(reference, [answers], max_drop=self.gates.max_drop, progress=self.progress)[0]
-
-    @cached_property
-    def _original_digest(self) -> str:
-        return content_hash(self.original)[0].hexdigest()
-
-    def _digest(self, model: onnx.ModelProto) -> str:
-        return self._original_digest if model is self.original else content_hash(model)[0].hexdigest()
+        answering = self._as_run.answering(model)
+        return evaluate(reference, [answering], max_drop=self.gates.max_drop, progress=self.progress)[0]
 
     def _trial_speed(self, baseline: onnx.ModelProto, model: onnx.ModelProto) -> Measured | None:
         """Compare two models for a choice: nothing is known yet of what has to stay in float32."""
@@ -326,13 +317,8 @@ class DataJudge:
         ``float32``: nodes of both that stay in float32; None: all. What an option of the runtime alone would bring the
         baseline is no merit of ours, and what float16 would spoil in the model it would spoil there too.
         """
-        return self.speed.compare(self._weighed(baseline, float32), self._weighed(model, float32), attempt)
-
-    def _weighed(self, model: onnx.ModelProto, float32: frozenset[str] | None) -> Weighed:
-        digest = self._digest(model)
-        if self.hardware is None or self.hardware.strongly_typed:
-            float32 = frozenset()
-        return Weighed(self._placed.get(digest, model), digest, float32)
+        first, second = (self._as_run.weighed(each, float32) for each in (baseline, model))
+        return self.speed.compare(first, second, attempt)
 
 
 def _facts(accuracy: Accuracy | None) -> AccuracyFacts | None:

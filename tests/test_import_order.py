@@ -22,7 +22,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"recovery", "rules", "validation"}),
     frozenset({"passes"}),
     frozenset({"checking", "deployment", "exact", "inspection", "measured", "options", "speed"}),
-    frozenset({"stages"}),
+    frozenset({"as_run", "stages"}),
     frozenset({"composition"}),
     frozenset({"comparison", "judge", "pipeline", "timing"}),
     frozenset({"result"}),
