@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -26,6 +27,7 @@ class AsRun:
     hardware: Hardware | None
     _simulations: dict[str, onnx.ModelProto] = field(default_factory=dict, init=False)
     _placed: dict[str, onnx.ModelProto] = field(default_factory=dict, init=False)
+    _times: Counter[str] = field(default_factory=Counter, init=False)
 
     def digest(self, model: onnx.ModelProto) -> str:
         """A hash of a model's content."""
@@ -37,12 +39,27 @@ class AsRun:
         What answers for ``current``, the model before, goes on to do so: it is rounded more.
         """
         digest, older = self.digest(model), self.digest(current)
+        self._times[digest] += 1
         self._simulations[digest] = self._simulations.get(older, simulation)
         rules = self.hardware.int8 if self.hardware is not None else None
         if rules is not None and rules.implicit:
             # The graph is left in float and says nothing of what the runtime makes of it.
             known = self._placed.get(older)
             self._placed[digest] = as_placed_by_runtime(simulation) if known is None else known
+
+    def forget(self, model: onnx.ModelProto) -> None:
+        """Let go of what stands for a model that does not hold, unless the same was proposed before.
+
+        A simulation is as large as the model.
+        """
+        if not self._times:
+            return
+        digest = self.digest(model)
+        self._times[digest] -= 1
+        if self._times[digest] <= 0:
+            del self._times[digest]
+            self._simulations.pop(digest, None)
+            self._placed.pop(digest, None)
 
     def answering(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """What answers for a model."""

@@ -153,6 +153,12 @@ class DataJudge:
 
     def trial(self, candidate: onnx.ModelProto, current: onnx.ModelProto, *, faster: bool) -> Trial:
         """Judge a candidate: accuracy against the original, speed against the model without it."""
+        found = self._trial(candidate, current, faster)
+        if found.problem is not None:
+            self._as_run.forget(candidate)
+        return found
+
+    def _trial(self, candidate: onnx.ModelProto, current: onnx.ModelProto, faster: bool) -> Trial:
         metric = None
         if self._selection is not None:
             accuracy = self._accuracy(self._selection, candidate)
