@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -12,13 +12,14 @@ import onnx
 
 from graphopt.composition.mixtures import Mixed
 from graphopt.exact import PROPAGATED, told
-from graphopt.passes.base import ApproximatePass, Candidate, Context, Declined, Origin, vouches_for_float16
+from graphopt.passes.base import ApproximatePass, Candidate, Context, Declined, Origin, quantizes, vouches_for_float16
 from graphopt.stages import Judge, Trial, tried
 
 log = logging.getLogger(__name__)
 
 # Candidates tried of a pass behind a mixture. Gentler mixtures are the better way out of too low an accuracy.
 MOST_CANDIDATES = 3
+LEFT_OUT = "without it more may run in float16, which is faster"
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ def finish(
 ) -> Finished:
     """Apply the passes behind a mixture and judge the result.
 
+    Where what quantizes leaves float16 no accuracy, float16 without it is tried too, and the faster of both taken.
+
     Args:
         mixed: the mixture.
         before: the model before it.
@@ -69,12 +72,33 @@ def finish(
         context: that of the run.
         judge: judges each candidate.
     """
+    found = _finish(mixed, before, passes, context, judge)
+    took = {one.name for one, each in zip(passes, found.followed, strict=False) if each.candidate is not None}
+    refused = [one for one in passes[: len(found.followed)] if one.name not in took]
+    in_the_way = frozenset(one.name for one in passes if quantizes(one)) & took
+    if found.problem is not None or not in_the_way or not any(map(vouches_for_float16, refused)):
+        return found
+    other = _finish(mixed, before, passes, context, judge, left_out=in_the_way)
+    return max(found, other, key=lambda each: each.speedup)
+
+
+def _finish(
+    mixed: Mixed,
+    before: onnx.ModelProto,
+    passes: Sequence[ApproximatePass],
+    context: Context,
+    judge: Judge,
+    left_out: Container[str] = (),
+) -> Finished:
     model = mixed.model
     problem = judge.trial(model, before, faster=True).problem if mixed.parts else None
     if problem is not None:
         return Finished(mixed, (), model, problem)
     followed: list[Followed] = []
     for one in passes:
+        if one.name in left_out:
+            followed.append(Followed(None, None, LEFT_OUT, 0.0))
+            continue
         origin = Origin(before, mixed.kept) if mixed.parts else context.origin
         found = _follow(one, model, replace(context, origin=origin), judge)
         followed.append(found)
