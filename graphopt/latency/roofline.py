@@ -139,6 +139,8 @@ def _width(channels: Number, work: KernelWork) -> Number:
 def _peak(work: KernelWork, hardware: Hardware, device: Device, fitted: Constants) -> float:
     """10^12 operations a second that the precision allows; depthwise kernels have no use for tensor cores."""
     precision = work.precision
+    if precision == "bfloat16" and hardware.computes_in(precision) and "float16" in device.peak_tops:
+        precision = "float16"  # the same units take both
     if precision not in device.peak_tops and precision in ("float16", "bfloat16", "tf32", "float64"):
         precision = "float32"  # computed in float32, stored in the smaller type
     if precision not in device.peak_tops:

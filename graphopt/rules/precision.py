@@ -50,7 +50,7 @@ def _float32_only(view: View, hardware: Hardware) -> Iterator[Place]:
 
 def _foreign_precision(view: View, hardware: Hardware) -> Iterator[Place]:
     for dtype, name in ((TensorProto.FLOAT16, "float16"), (TensorProto.BFLOAT16, "bfloat16")):
-        if name in hardware.precisions:
+        if hardware.computes_in(name):
             continue
         found = [node for node in view.nodes if node.op in WEIGHTED and view.dtype(node.input(0)) == dtype]
         if found:

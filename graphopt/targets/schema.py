@@ -161,6 +161,22 @@ class Hardware:
     device: Device | None = None
     runtimes: tuple[RuntimeModel, ...] = ()
 
+    def computes_in(self, precision: str) -> bool:
+        """Whether kernels take a data type as it is.
+
+        bfloat16 is what compute capability 8.0 and TensorRT 9.1 brought, to each device alike (NVIDIA/TensorRT issue
+        1883; TensorRT-RTX Support Matrix, 'Hardware and Precision'); no pass writes it.
+        """
+        if precision in self.precisions:
+            return True
+        if precision != "bfloat16" or self.device is None or self.runtime != "tensorrt" or self.accelerator:
+            return False
+        return _numbers(self.device.compute_capability) >= (8, 0) and _numbers(self.runtime_version) >= (9, 1)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
+
 
 @dataclass(frozen=True)
 class Target:

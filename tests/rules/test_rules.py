@@ -10,9 +10,11 @@ import pytest
 
 from graphopt import runtime
 from graphopt.errors import UsageError
+from graphopt.latency import estimate
 from graphopt.passes import PASSES
 from graphopt.rules import GROUPS, LEVELS, RULES, check_model, explain, find, select
 from graphopt.rules.explaining import renewed
+from graphopt.targets import load_target
 from tests.rules.rule_examples import CPU, CPU_INT8, EXAMPLES, STRONG, TENSORRT
 from tests.support import model
 
@@ -132,3 +134,18 @@ def test_float_models_of_the_zoo_break_nothing(net: str) -> None:
     groups = ("operators", "shapes", "explicit_int8", "precision", "channels")
     assert {finding.rule for finding in check_model(proto, TENSORRT, groups)} <= {"optimization_profile"}
     assert check_model(proto, CPU, ["opset", "cpu_int8", "precision"]) == []
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [("t4", ["GO324"]), ("a10", []), ("jetson-orin-nano", []), ("jetson-orin-nano@5.1", ["GO324"])],
+)
+def test_bfloat16_needs_a_device_and_a_runtime_that_have_it(target: str, expected: list[str]) -> None:
+    """Compute capability 8.0, and TensorRT 9.1; what computes in it does so as fast as in float16."""
+    text = "g (T[1,16,8,8] x) => (T[1,16,8,8] y) <T[16,16,3,3] w> { y = Conv<pads = [1,1,1,1]>(x, w) }"
+    hardware = load_target(target).hardware
+    brain, half = (model(text.replace("T[", f"{name}[")) for name in ("bfloat16", "float16"))
+    codes = [each.code for each in check_model(brain, hardware)]
+    assert [code for code in codes if code == "GO324"] == expected
+    slower = estimate(brain, hardware).ms > estimate(half, hardware).ms
+    assert slower == bool(expected)
