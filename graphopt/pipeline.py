@@ -13,10 +13,11 @@ from dataclasses import dataclass, field, replace
 
 import onnx
 
-from graphopt.composition import composable, compose
-from graphopt.passes.base import Pass
+from graphopt.composition import LEFT_OUT, composable, compose
+from graphopt.passes.base import Pass, Priced, quantizes, vouches_for_float16
 from graphopt.report.schema import Stage
 from graphopt.stages import StageRunner, Step, groups, is_approximate, is_exact
+from graphopt.stages import stage as stage_of
 
 # How often the evaluation samples are looked at for one result. Each look is a choice, if only between yes and no: on
 # the last one only the model of the exact passes is left to answer for.
@@ -53,6 +54,8 @@ class _Level:
 def search(original: onnx.ModelProto, passes: Sequence[Pass], runner: StageRunner) -> Attempt:
     """Return the first attempt that holds the gates; where none does, the first one made, with its refusal.
 
+    Where what quantizes leaves float16 no accuracy, float16 without it is tried too, and the faster of both taken.
+
     Args:
         original: the model that everything is judged against; it is not edited.
         passes: in the order they run.
@@ -62,6 +65,34 @@ def search(original: onnx.ModelProto, passes: Sequence[Pass], runner: StageRunne
         DataError: the data do not fit the model.
         UsageError: an option of a pass does not fit the model.
     """
+    found = _search(original, passes, runner)
+    in_the_way = _in_the_way(passes, found)
+    if not in_the_way:
+        return found
+    other = _search(original, [one for one in passes if one.name not in in_the_way], runner)
+    speedup, without_float16 = runner.context.goals.speedup, runner.context.goals.without_float16
+    if other.refusal is not None or speedup is None or without_float16 is None:
+        return found
+    names = {stage.name for stage in other.stages if stage.changes}
+    holds = any(vouches_for_float16(one) and one.name in names for one in passes)
+    if not holds or speedup(other.model) <= without_float16(found.model):
+        return found
+    figures = runner.costs.of(other.model)
+    left_out = [stage_of(name, "skipped", LEFT_OUT, figures, 0.0) for name in in_the_way]
+    by_name = {each.name: each for each in (*other.stages, *left_out)}
+    return replace(other, stages=tuple(by_name[one.name] for one in passes))
+
+
+def _in_the_way(passes: Sequence[Pass], found: Attempt) -> list[str]:
+    """Passes that quantized where float16 was refused behind them; none where all share one budget already."""
+    took = {each.name for each in found.stages if each.changes}
+    refused = any(vouches_for_float16(one) and one.name not in took for one in passes)
+    if found.refusal is not None or not refused or any(isinstance(one, Priced) for one in passes):
+        return []
+    return [one.name for one in passes if quantizes(one) and one.name in took]
+
+
+def _search(original: onnx.ModelProto, passes: Sequence[Pass], runner: StageRunner) -> Attempt:
     verdicts: list[str] = []
     warnings: list[str] = []
     first: Attempt | None = None

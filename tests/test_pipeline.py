@@ -18,7 +18,7 @@ import pytest
 from graphopt.equality import why_different
 from graphopt.errors import DataError
 from graphopt.graph import Index, replace_uses
-from graphopt.passes.base import Candidate, Context, Declined, Pass, PassReport, Skip
+from graphopt.passes.base import Candidate, Context, Declined, Goals, Pass, PassReport, Skip
 from graphopt.pipeline import MAX_VERDICTS, Attempt, search
 from graphopt.report.schema import Stage
 from graphopt.stages import StageRunner, Trial
@@ -321,3 +321,42 @@ def test_without_passes_the_model_is_the_answer() -> None:
 def test_the_same_run_gives_the_same_bytes() -> None:
     first, second = (run([DropIdentity(), Propose(("all",))], FakeJudge()).model for _ in range(2))
     assert first.SerializeToString(deterministic=True) == second.SerializeToString(deterministic=True)
+
+
+@dataclass(frozen=True)
+class Quantize(Propose):
+    name: ClassVar[str] = "quantize"
+    quantizes: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class Half(Propose):
+    name: ClassVar[str] = "half"
+    vouches_for_float16: ClassVar[bool] = True
+
+
+@dataclass
+class Strict(FakeJudge):
+    """Int8 and float16 together cost too much."""
+
+    def trial(self, candidate: onnx.ModelProto, current: onnx.ModelProto, *, faster: bool) -> Trial:
+        both = {"int8", "float16"} <= set(candidate.graph.name.split("/"))
+        return Trial("it falls by 0.02" if both else None, metric=0.9, latency_ms=1.5)
+
+
+@pytest.mark.parametrize(("int8", "expected"), [(1.2, "g/float16"), (3.0, "g/int8")])
+def test_where_int8_leaves_float16_no_accuracy_the_faster_of_both_is_taken(int8: float, expected: str) -> None:
+    """What stays in float32 is twice as slow."""
+
+    def speedup(model: onnx.ModelProto) -> float:
+        return int8 if "int8" in model.graph.name else 1.0
+
+    goals = Goals(speedup=speedup, without_float16=lambda model: speedup(model) / 2)
+    context = Context(hardware=load_target("a10").hardware, goals=goals)
+    passes: list[Pass] = [DropIdentity(), Quantize(("int8",)), Half(("float16",))]
+    attempt = search(tiny(), passes, StageRunner(context, Strict()))
+    assert attempt.model.graph.name == expected
+    assert [stage.name for stage in attempt.stages] == ["drop_identity", "quantize", "half"]
+    if expected == "g/float16":
+        assert [stage.status for stage in attempt.stages] == ["applied", "skipped", "applied"]
+        assert "float16" in attempt.stages[1].reason

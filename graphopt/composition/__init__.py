@@ -1,5 +1,6 @@
 """Several approximate passes under one accuracy budget: how far each goes, and which of them take part."""
 
 from graphopt.composition.compose import composable, compose
+from graphopt.composition.finishing import LEFT_OUT
 
-__all__ = ["composable", "compose"]
+__all__ = ["LEFT_OUT", "composable", "compose"]
