@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import onnx
 
-from graphopt.composition import LEFT_OUT, composable, compose
+from graphopt.composition import LEFT_OUT, WORTH, composable, compose
 from graphopt.passes.base import Pass, Priced, quantizes, vouches_for_float16
 from graphopt.report.schema import Stage
 from graphopt.stages import StageRunner, Step, groups, is_approximate, is_exact
@@ -54,7 +54,7 @@ class _Level:
 def search(original: onnx.ModelProto, passes: Sequence[Pass], runner: StageRunner) -> Attempt:
     """Return the first attempt that holds the gates; where none does, the first one made, with its refusal.
 
-    Where what quantizes leaves float16 no accuracy, float16 without it is tried too, and the faster of both taken.
+    Where what quantizes leaves float16 no accuracy, float16 without it is tried too, and taken unless clearly slower.
 
     Args:
         original: the model that everything is judged against; it is not edited.
@@ -75,7 +75,7 @@ def search(original: onnx.ModelProto, passes: Sequence[Pass], runner: StageRunne
         return found
     names = {stage.name for stage in other.stages if stage.changes}
     holds = any(vouches_for_float16(one) and one.name in names for one in passes)
-    if not holds or speedup(other.model) <= without_float16(found.model):
+    if not holds or without_float16(found.model) > WORTH * speedup(other.model):
         return found
     figures = runner.costs.of(other.model)
     left_out = [stage_of(name, "skipped", LEFT_OUT, figures, 0.0) for name in in_the_way]

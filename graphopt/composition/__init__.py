@@ -1,6 +1,6 @@
 """Several approximate passes under one accuracy budget: how far each goes, and which of them take part."""
 
 from graphopt.composition.compose import composable, compose
-from graphopt.composition.finishing import LEFT_OUT
+from graphopt.composition.finishing import LEFT_OUT, WORTH
 
-__all__ = ["LEFT_OUT", "composable", "compose"]
+__all__ = ["LEFT_OUT", "WORTH", "composable", "compose"]

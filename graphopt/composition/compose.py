@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 import onnx
 
-from graphopt.composition.finishing import Finished, finish
+from graphopt.composition.finishing import WORTH, Finished, finish
 from graphopt.composition.mixtures import Mixed, Mixer
 from graphopt.composition.prices import Tried, search_price
 from graphopt.composition.telling import step_of, step_without
@@ -34,8 +34,6 @@ MOSTLY_INT8 = 1.2
 # By how much the price rises where a mixture does not hold, and how often for the passes behind it.
 GENTLER = 1.25
 RETRIES = 3
-# How many times as fast each pass that cuts or replaces layers must make a model to be worth the accuracy it takes.
-WORTH = 1.02
 
 
 def composable(passes: Sequence[Pass], context: Context) -> bool:

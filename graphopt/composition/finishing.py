@@ -19,7 +19,9 @@ log = logging.getLogger(__name__)
 
 # Candidates tried of a pass behind a mixture. Gentler mixtures are the better way out of too low an accuracy.
 MOST_CANDIDATES = 3
-LEFT_OUT = "without it more may run in float16, which is faster"
+LEFT_OUT = "without it more may run in float16, which is faster, or all but as fast"
+# How many times as fast a pass must make a model to be worth the accuracy that it takes.
+WORTH = 1.02
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def finish(
 ) -> Finished:
     """Apply the passes behind a mixture and judge the result.
 
-    Where what quantizes leaves float16 no accuracy, float16 without it is tried too, and the faster of both taken.
+    Where what quantizes leaves float16 no accuracy, float16 without it is tried too, and taken unless clearly slower.
 
     Args:
         mixed: the mixture.
@@ -79,7 +81,7 @@ def finish(
     if found.problem is not None or not in_the_way or not any(map(vouches_for_float16, refused)):
         return found
     other = _finish(mixed, before, passes, context, judge, left_out=in_the_way)
-    return max(found, other, key=lambda each: each.speedup)
+    return found if found.speedup > WORTH * other.speedup else other
 
 
 def _finish(
