@@ -207,6 +207,14 @@ class Half(Quantize):
         yield Candidate(with_part(model, f"half={cost}"), PassReport(1), "all float16", faster=False)
 
 
+@dataclass(frozen=True)
+class Forgiving(Half):
+    """Holds on every model."""
+
+    def candidates(self, model: onnx.ModelProto, context: Context) -> Iterator[Candidate]:
+        yield Candidate(with_part(model, "half=0.0"), PassReport(1), "all float16", faster=False)
+
+
 def test_a_mixture_that_keeps_float16_away_is_as_slow_as_that() -> None:
     assert set(parts_of(run([Spend("prune"), Half()], Judge(faster={"prune": 0.5})).model)) == {"half"}
     assert set(parts_of(run([Spend("prune"), Half()], Judge(faster={"prune": 2.0})).model)) == {"prune"}
@@ -221,6 +229,17 @@ def test_where_int8_leaves_float16_no_accuracy_it_must_be_clearly_faster() -> No
         "more may run in float16"
         in run([Spend("prune", 0.0), QuantizeLayers(), Half()], Judge(faster={"quantize": 0.5})).stages[1].reason
     )
+
+
+def test_float16_alone_is_the_last_resort_where_int8_does_not_hold_on_the_evaluation_samples() -> None:
+    class Refuses(Judge):
+        def verdict(self, model: onnx.ModelProto, stages: Sequence[Stage]) -> str | None:
+            return "it fell" if "quantize" in parts_of(model) else None
+
+    passes: list[Pass] = [Spend("prune", 0.0), QuantizeLayers(), Forgiving()]
+    attempt = run(passes, Refuses())
+    assert set(parts_of(attempt.model)) == {"half"}
+    assert [stage.status for stage in attempt.stages] == ["skipped", "skipped", "backed_off"]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 import onnx
 
-from graphopt.composition.finishing import WORTH, Finished, finish
+from graphopt.composition.finishing import WORTH, Finished, finish, finish_without
 from graphopt.composition.mixtures import Mixed, Mixer
 from graphopt.composition.prices import Tried, search_price
 from graphopt.composition.telling import step_of, step_without
@@ -82,6 +82,8 @@ def compose(
             following = search.gentler(best)
             if following is not None:
                 pool = _ranked([*pool, following])
+            if not pool and (spared := search.last_resort()) is not None:
+                pool = [spared]
         yield step_without(
             current, passes, {**search.alone, **search.idle}, runner, [*refusals, *search.problems], started
         )
@@ -114,6 +116,7 @@ class _Search:
     idle: dict[str, str] = field(init=False, default_factory=dict)
     alone: dict[str, str] = field(init=False, default_factory=dict)
     problems: list[str] = field(init=False, default_factory=list)
+    _plain: Finished | None = field(init=False, default=None)
     _tried: dict[tuple[str, ...], Tried] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -132,7 +135,7 @@ class _Search:
         """Models of each mixture that hold on the selection samples, the fastest first."""
         drop = self.context.goals.drop
         assert drop is not None, "composable asks for it"
-        plain = self._finished(Mixed(self.current))
+        plain = self._plain = self._finished(Mixed(self.current))
         for one, each in zip(self._behind, plain.followed, strict=True):
             self.alone[one.name] = each.reason
         goals = replace(self.context.goals, int8_follows=any(map(quantizes, self._behind)) and self._pays(plain))
@@ -179,6 +182,19 @@ class _Search:
         if not refused.mixed.parts:
             return None
         return self._first_that_holds(self.mixer.mix(refused.mixed.names, refused.mixed.price * GENTLER))
+
+    def last_resort(self) -> Finished | None:
+        """What follows on the model as it is without what quantizes, once; None: that is nothing, or came before."""
+        plain, self._plain = self._plain, None
+        names = {one.name for one in self._behind if quantizes(one)}
+        if plain is None or not any(
+            one.name in names and each.candidate is not None
+            for one, each in zip(self._behind, plain.followed, strict=True)
+        ):
+            return None
+        judge = self.runner.judge
+        found = finish_without(names, Mixed(self.current), self.current, self._behind, self.context, judge)
+        return None if found.problem is not None or found.model is self.current else found
 
     def _mixtures(self) -> Iterator[tuple[tuple[str, ...], int]]:
         """Names of the priced passes of each mixture, and how many models to try of it."""

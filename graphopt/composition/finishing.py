@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 # Candidates tried of a pass behind a mixture. Gentler mixtures are the better way out of too low an accuracy.
 MOST_CANDIDATES = 3
-LEFT_OUT = "without it more may run in float16, which is faster, or all but as fast"
+LEFT_OUT = "float16 without it is faster or all but as fast, or holds where both do not"
 # How many times as fast a pass must make a model to be worth the accuracy that it takes.
 WORTH = 1.02
 
@@ -74,24 +74,25 @@ def finish(
         context: that of the run.
         judge: judges each candidate.
     """
-    found = _finish(mixed, before, passes, context, judge)
+    found = finish_without((), mixed, before, passes, context, judge)
     took = {one.name for one, each in zip(passes, found.followed, strict=False) if each.candidate is not None}
     refused = [one for one in passes[: len(found.followed)] if one.name not in took]
     in_the_way = frozenset(one.name for one in passes if quantizes(one)) & took
     if found.problem is not None or not in_the_way or not any(map(vouches_for_float16, refused)):
         return found
-    other = _finish(mixed, before, passes, context, judge, left_out=in_the_way)
+    other = finish_without(in_the_way, mixed, before, passes, context, judge)
     return found if found.speedup > WORTH * other.speedup else other
 
 
-def _finish(
+def finish_without(
+    left_out: Container[str],
     mixed: Mixed,
     before: onnx.ModelProto,
     passes: Sequence[ApproximatePass],
     context: Context,
     judge: Judge,
-    left_out: Container[str] = (),
 ) -> Finished:
+    """The same as ``finish`` with passes of some names left out."""
     model = mixed.model
     problem = judge.trial(model, before, faster=True).problem if mixed.parts else None
     if problem is not None:
