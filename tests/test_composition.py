@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import onnx
 import onnx.parser
+import pytest
 
 from graphopt.composition import composable
 from graphopt.passes.base import Candidate, Context, Declined, Dial, Goals, Kept, Pass, PassReport
@@ -231,12 +232,15 @@ def test_where_int8_leaves_float16_no_accuracy_it_must_be_clearly_faster() -> No
     )
 
 
-def test_float16_alone_is_the_last_resort_where_int8_does_not_hold_on_the_evaluation_samples() -> None:
+@pytest.mark.parametrize("appetite", [0.0, 3.0])
+def test_float16_alone_is_the_last_resort_where_int8_does_not_hold_on_the_evaluation_samples(appetite: float) -> None:
+    """However many gentler mixtures with int8 there are: looks at the evaluation samples are counted."""
+
     class Refuses(Judge):
         def verdict(self, model: onnx.ModelProto, stages: Sequence[Stage]) -> str | None:
             return "it fell" if "quantize" in parts_of(model) else None
 
-    passes: list[Pass] = [Spend("prune", 0.0), QuantizeLayers(), Forgiving()]
+    passes: list[Pass] = [Spend("prune", appetite), QuantizeLayers(), Forgiving()]
     attempt = run(passes, Refuses())
     assert set(parts_of(attempt.model)) == {"half"}
     assert [stage.status for stage in attempt.stages] == ["skipped", "skipped", "backed_off"]

@@ -34,6 +34,8 @@ MOSTLY_INT8 = 1.2
 # By how much the price rises where a mixture does not hold, and how often for the passes behind it.
 GENTLER = 1.25
 RETRIES = 3
+# Models refused on the evaluation samples before what is left without quantization has its turn.
+BEFORE_LAST_RESORT = 3
 
 
 def composable(passes: Sequence[Pass], context: Context) -> bool:
@@ -72,6 +74,7 @@ def compose(
     """
     started = time.perf_counter()
     search = _Search(passes, current, runner)
+    refused = 0
     try:
         pool = search.finalists()
         while pool and not give_up():
@@ -82,8 +85,9 @@ def compose(
             following = search.gentler(best)
             if following is not None:
                 pool = _ranked([*pool, following])
-            if not pool and (spared := search.last_resort()) is not None:
-                pool = [spared]
+            refused += 1
+            if (refused >= BEFORE_LAST_RESORT or not pool) and (spared := search.last_resort()) is not None:
+                pool = [spared, *pool]
         yield step_without(
             current, passes, {**search.alone, **search.idle}, runner, [*refusals, *search.problems], started
         )
