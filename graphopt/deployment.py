@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 
 from graphopt.graph import infer_types
-from graphopt.passes.float16.names import precision_of_layers, version
+from graphopt.passes.float16.names import precision_of_layers
 from graphopt.report.schema import Stage
 from graphopt.runtime import TensorSpec, input_specs
 from graphopt.targets import Hardware
@@ -51,7 +51,7 @@ def engine_command(
     quantized = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
     calibrated = CALIBRATION in endings
     if hardware.strongly_typed:
-        if _STRONGLY_TYPED_OPTION <= version(hardware) < _ALWAYS_STRONGLY_TYPED:
+        if _STRONGLY_TYPED_OPTION <= hardware.version < _ALWAYS_STRONGLY_TYPED:
             words.append("--stronglyTyped")
     else:
         if float32 and not precision_of_layers(hardware):

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 
 import onnx
 
-from graphopt.composition import LEFT_OUT, WORTH, composable, compose
-from graphopt.passes.base import Pass, Priced, quantizes, vouches_for_float16
+from graphopt.composition import LEFT_OUT, WORTH, composable, compose, in_the_way
+from graphopt.passes.base import Pass, Priced, vouches_for_float16
 from graphopt.report.schema import Stage
 from graphopt.stages import StageRunner, Step, groups, is_approximate, is_exact
 from graphopt.stages import stage as stage_of
@@ -66,10 +66,10 @@ def search(original: onnx.ModelProto, passes: Sequence[Pass], runner: StageRunne
         UsageError: an option of a pass does not fit the model.
     """
     found = _search(original, passes, runner)
-    in_the_way = _in_the_way(passes, found)
-    if not in_the_way:
+    quantizing = _in_the_way(passes, found)
+    if not quantizing:
         return found
-    other = _search(original, [one for one in passes if one.name not in in_the_way], runner)
+    other = _search(original, [one for one in passes if one.name not in quantizing], runner)
     speedup, without_float16 = runner.context.goals.speedup, runner.context.goals.without_float16
     if other.refusal is not None or speedup is None or without_float16 is None:
         return found
@@ -78,18 +78,16 @@ def search(original: onnx.ModelProto, passes: Sequence[Pass], runner: StageRunne
     if not holds or without_float16(found.model) > WORTH * speedup(other.model):
         return found
     figures = runner.costs.of(other.model)
-    left_out = [stage_of(name, "skipped", LEFT_OUT, figures, 0.0) for name in in_the_way]
+    left_out = [stage_of(name, "skipped", LEFT_OUT, figures, 0.0) for name in quantizing]
     by_name = {each.name: each for each in (*other.stages, *left_out)}
     return replace(other, stages=tuple(by_name[one.name] for one in passes))
 
 
 def _in_the_way(passes: Sequence[Pass], found: Attempt) -> list[str]:
     """Passes that quantized where float16 was refused behind them; none where all share one budget already."""
-    took = {each.name for each in found.stages if each.changes}
-    refused = any(vouches_for_float16(one) and one.name not in took for one in passes)
-    if found.refusal is not None or not refused or any(isinstance(one, Priced) for one in passes):
+    if found.refusal is not None or any(isinstance(one, Priced) for one in passes):
         return []
-    return [one.name for one in passes if quantizes(one) and one.name in took]
+    return in_the_way(passes, {each.name for each in found.stages if each.changes})
 
 
 def _search(original: onnx.ModelProto, passes: Sequence[Pass], runner: StageRunner) -> Attempt:

@@ -135,6 +135,10 @@ class _Search:
         """The passes without a price."""
         return [one for one in self.passes if not isinstance(one, Priced)]
 
+    def _quantizing(self) -> set[str]:
+        """Names of the passes behind that quantize."""
+        return {one.name for one in self._behind if quantizes(one)}
+
     def finalists(self) -> list[Finished]:
         """Models of each mixture that hold on the selection samples, the fastest first."""
         drop = self.context.goals.drop
@@ -142,7 +146,7 @@ class _Search:
         plain = self._plain = self._finished(Mixed(self.current))
         for one, each in zip(self._behind, plain.followed, strict=True):
             self.alone[one.name] = each.reason
-        goals = replace(self.context.goals, int8_follows=any(map(quantizes, self._behind)) and self._pays(plain))
+        goals = replace(self.context.goals, int8_follows=bool(self._quantizing()) and self._pays(plain))
         self.mixer.dials.update(self._dials(replace(self.context, goals=goals)))
         allowed = self.context.goals.max_drop
         allowed -= min(self._used(plain), MOST_RESERVED * allowed)
@@ -168,8 +172,7 @@ class _Search:
         By the clock of this machine; what a device runs in int8 is known.
         """
         if self.context.hardware.device is not None:
-            followed = zip(self._behind, plain.followed, strict=True)
-            return any(quantizes(one) and each.candidate is not None for one, each in followed)
+            return bool(self._quantizing() & plain.took(self._behind))
         speedup = self.context.goals.speedup
         if plain.model is self.current or speedup is None:
             return False
@@ -190,11 +193,8 @@ class _Search:
     def last_resort(self) -> Finished | None:
         """What follows on the model as it is without what quantizes, once; None: that is nothing, or came before."""
         plain, self._plain = self._plain, None
-        names = {one.name for one in self._behind if quantizes(one)}
-        if plain is None or not any(
-            one.name in names and each.candidate is not None
-            for one, each in zip(self._behind, plain.followed, strict=True)
-        ):
+        names = self._quantizing()
+        if plain is None or not names & plain.took(self._behind):
             return None
         judge = self.runner.judge
         found = finish_without(names, Mixed(self.current), self.current, self._behind, self.context, judge)

@@ -12,7 +12,16 @@ import onnx
 
 from graphopt.composition.mixtures import Mixed
 from graphopt.exact import PROPAGATED, told
-from graphopt.passes.base import ApproximatePass, Candidate, Context, Declined, Origin, quantizes, vouches_for_float16
+from graphopt.passes.base import (
+    ApproximatePass,
+    Candidate,
+    Context,
+    Declined,
+    Origin,
+    Pass,
+    quantizes,
+    vouches_for_float16,
+)
 from graphopt.stages import Judge, Trial, tried
 
 log = logging.getLogger(__name__)
@@ -59,6 +68,10 @@ class Finished:
     problem: str | None
     speedup: float = 0.0
 
+    def took(self, passes: Sequence[ApproximatePass]) -> set[str]:
+        """Names of the passes behind it, ``passes``, that had a part."""
+        return {one.name for one, each in zip(passes, self.followed, strict=True) if each.candidate is not None}
+
 
 def finish(
     mixed: Mixed, before: onnx.ModelProto, passes: Sequence[ApproximatePass], context: Context, judge: Judge
@@ -75,13 +88,20 @@ def finish(
         judge: judges each candidate.
     """
     found = finish_without((), mixed, before, passes, context, judge)
-    took = {one.name for one, each in zip(passes, found.followed, strict=False) if each.candidate is not None}
-    refused = [one for one in passes[: len(found.followed)] if one.name not in took]
-    in_the_way = frozenset(one.name for one in passes if quantizes(one)) & took
-    if found.problem is not None or not in_the_way or not any(map(vouches_for_float16, refused)):
+    if found.problem is not None:
         return found
-    other = finish_without(in_the_way, mixed, before, passes, context, judge)
+    names = in_the_way(passes, found.took(passes))
+    if not names:
+        return found
+    other = finish_without(names, mixed, before, passes, context, judge)
     return found if found.speedup > WORTH * other.speedup else other
+
+
+def in_the_way(passes: Sequence[Pass], took: Container[str]) -> list[str]:
+    """Names of passes that quantized where float16 was refused; ``took``: names of those that had a part."""
+    if not any(vouches_for_float16(one) and one.name not in took for one in passes):
+        return []
+    return [one.name for one in passes if quantizes(one) and one.name in took]
 
 
 def finish_without(
@@ -108,8 +128,7 @@ def finish_without(
         if found.candidate is not None:
             model = found.candidate.model
     speedup = context.goals.speedup
-    refused = [one for one, each in zip(passes, followed, strict=True) if each.candidate is None]
-    if any(map(vouches_for_float16, refused)):
+    if any(vouches_for_float16(one) and each.candidate is None for one, each in zip(passes, followed, strict=True)):
         speedup = context.goals.without_float16 or speedup
     return Finished(mixed, tuple(followed), model, None, speedup(model) if speedup is not None else 1.0)
 

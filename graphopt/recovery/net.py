@@ -14,6 +14,7 @@ import onnx
 from onnx import numpy_helper
 
 from graphopt.model import initializers_are_constants, raise_ir_version
+from graphopt.model.fresh import fresh
 
 # What is executed as one: a node, or the nodes that replaced it.
 Step = tuple[onnx.NodeProto, ...]
@@ -63,11 +64,7 @@ class Net:
 
     def add_constant(self, prefix: str, values: npt.NDArray[Any]) -> str:
         """Add a constant under a name that no other tensor has, and return the name."""
-        name, count = prefix, 0
-        while name in self._names:
-            count += 1
-            name = f"{prefix}_{count}"
-        self._names.add(name)
+        name = self.fresh_name(prefix)
         tensor = numpy_helper.from_array(np.ascontiguousarray(values), name)
         self.constants[name] = tensor
         self._new.append(tensor)
@@ -75,12 +72,7 @@ class Net:
 
     def fresh_name(self, prefix: str) -> str:
         """Return a name that nothing has yet."""
-        name, count = prefix, 0
-        while name in self._names:
-            count += 1
-            name = f"{prefix}_{count}"
-        self._names.add(name)
-        return name
+        return fresh(self._names, prefix, first=1)
 
     def replace(self, step: int, nodes: Sequence[onnx.NodeProto]) -> None:
         """Let other nodes compute what the step computes: they must write the same names."""

@@ -161,6 +161,11 @@ class Hardware:
     device: Device | None = None
     runtimes: tuple[RuntimeModel, ...] = ()
 
+    @property
+    def version(self) -> tuple[int, ...]:
+        """``runtime_version``, to compare."""
+        return _numbers(self.runtime_version)
+
     def computes_in(self, precision: str) -> bool:
         """Whether kernels take a data type as it is.
 
@@ -171,7 +176,7 @@ class Hardware:
             return True
         if precision != "bfloat16" or self.device is None or self.runtime != "tensorrt" or self.accelerator:
             return False
-        return _numbers(self.device.compute_capability) >= (8, 0) and _numbers(self.runtime_version) >= (9, 1)
+        return _numbers(self.device.compute_capability) >= (8, 0) and self.version >= (9, 1)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx
 
+from graphopt.model.fresh import fresh
 from graphopt.model.walk import bodies
 from graphopt.passes.float16.sites import Site
 from graphopt.targets.schema import Hardware
@@ -36,23 +37,13 @@ def with_names(model: onnx.ModelProto, sites: Sequence[Site]) -> tuple[onnx.Mode
         first = next((name for name in node.output if name), "")
         if node.name or first not in nameless:
             continue
-        plain = _PARTS_ENTRIES.sub("_", first)
-        name, number = plain, 2
-        while name in taken:
-            name, number = f"{plain}_{number}", number + 1
-        taken.add(name)
-        node.name = made[first] = name
+        node.name = made[first] = fresh(taken, _PARTS_ENTRIES.sub("_", first))
     return named, [site.name if site.node.name else made[site.name] for site in sites]
-
-
-def version(hardware: Hardware) -> tuple[int, ...]:
-    """The runtime's version, to compare."""
-    return tuple(int(part) for part in hardware.runtime_version.split(".") if part.isdigit())
 
 
 def precision_of_layers(hardware: Hardware) -> bool:
     """Whether the runtime can be told which nodes to leave in float32."""
-    return hardware.runtime != "tensorrt" or version(hardware) >= _PRECISION_OF_LAYERS
+    return hardware.runtime != "tensorrt" or hardware.version >= _PRECISION_OF_LAYERS
 
 
 def untold(sites: Sequence[Site], reasons: Mapping[int, str], hardware: Hardware) -> str:

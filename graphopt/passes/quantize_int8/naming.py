@@ -1,4 +1,4 @@
-"""Names for what is written into a graph beside what is there."""
+"""Constants that are written into a graph beside what is there."""
 
 from __future__ import annotations
 
@@ -7,15 +7,7 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-
-def fresh(names: set[str], prefix: str) -> str:
-    """Return ``prefix``, with a number where it is taken, and take it."""
-    name, number = prefix, 1
-    while name in names:
-        number += 1
-        name = f"{prefix}_{number}"
-    names.add(name)
-    return name
+from graphopt.model.fresh import fresh
 
 
 def constant(

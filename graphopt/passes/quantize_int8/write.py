@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from graphopt.model.fresh import fresh
 from graphopt.passes.quantize_int8 import hard_swish
-from graphopt.passes.quantize_int8.naming import constant, fresh
+from graphopt.passes.quantize_int8.naming import constant
 from graphopt.passes.quantize_int8.numbers import quantize_bias
 from graphopt.passes.quantize_int8.placement import Placement
 from graphopt.passes.quantize_int8.units import FLOAT_DOMAINS, Role, Unit, Units

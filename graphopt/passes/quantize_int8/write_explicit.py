@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from graphopt.passes.quantize_int8.naming import constant, fresh
+from graphopt.model.fresh import fresh
+from graphopt.passes.quantize_int8.naming import constant
 from graphopt.passes.quantize_int8.placement import Placement
 from graphopt.passes.quantize_int8.units import Role, Unit, Units
 from graphopt.passes.quantize_int8.weights import quantized_weight

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx
 
+from graphopt.model.fresh import fresh
 from graphopt.model.walk import bodies
 
 
@@ -25,17 +26,8 @@ class Names:
 
     def tensor(self, prefix: str) -> str:
         """Return a name for a tensor, and take it."""
-        return _fresh(prefix, self._tensors)
+        return fresh(self._tensors, prefix, first=1)
 
     def node(self, prefix: str) -> str:
         """Return a name for a node, and take it."""
-        return _fresh(prefix, self._nodes)
-
-
-def _fresh(prefix: str, taken: set[str]) -> str:
-    name, count = prefix, 0
-    while name in taken:
-        count += 1
-        name = f"{prefix}_{count}"
-    taken.add(name)
-    return name
+        return fresh(self._nodes, prefix, first=1)
